@@ -1,0 +1,22 @@
+"""Where things are inside a box.  Names only: shared by every room that writes or reads a path there."""
+
+from __future__ import annotations
+
+from typing import Final
+
+WORKSPACE: Final = "/workspace"
+HOME: Final = "/home/era"
+TMP: Final = "/tmp"  # noqa: S108 - the box's own /tmp, never the host's
+RUNTIMES: Final = "/opt/era"
+"""Runtimes that came as packages; `/opt/era/bin` holds links to every tool and is on PATH."""
+BIN: Final = f"{RUNTIMES}/bin"
+LAYER: Final = "/opt/era/layer"
+"""Root of the setup layer.  Below it: `python/`, `bin/`, `node/`, `go/`, `workspace/`, `home/`, `tmp/`."""
+NODE_MODULES: Final = "/node_modules"
+"""Setup's node packages: where Node's own upward search from /workspace ends."""
+CACHE: Final = "/opt/era/cache"
+"""Shared caches of the runtimes (Go's compiled standard library), read-only lowers."""
+ENTRY_PREFIX: Final = ".era"
+"""Names of the service's own files at the workspace root begin with this."""
+UID: Final = 1000
+GID: Final = 1000

@@ -1,0 +1,176 @@
+"""The promise of a sandbox: run an argument list in a box, end it truthfully, leave nothing.
+
+A `Driver` opens boxes.  A `Box` owns scratch space, limits and a network policy; each `run` in it
+is a fresh process tree.  Running more than once in one box, one after the other, is how a setup
+does its steps; the scratch stays between them, processes do not.
+
+What holds, on every driver (`tests/contracts/driver.py`):
+
+* The result is the program's own: its exit code, or the signal, the deadline, the memory limit or
+  the cancel that ended it.  None of these is ever reported as success.
+* `run` returns when the main process has ended, its output is complete and every other process of
+  the box is dead.  A child that holds the pipes open delays nothing.
+* Leaving the context removes everything: processes, mounts, cgroups, scratch.  So does the death
+  of the server or of the driver's helper, at any moment.
+* What a host cannot enforce is named in `unenforced` and never silently ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from era import layout
+from era.models import Network, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a box may use, for its whole process tree together."""
+
+    memory_bytes: int = 1024 << 20
+    cpus: float = 1.0
+    pids: int = 512
+    disk_bytes: int = 4 << 30
+    """Workspace changes, HOME, /tmp and other scratch together."""
+    open_files: int = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bind:
+    """A host file or directory shown at `target`; nosuid and nodev always, read-only unless `writable`."""
+
+    source: str
+    target: str
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlay:
+    """A copy-on-write directory at `target`: `lowers` are host directories, the topmost first,
+    never changed; what the box writes goes to its scratch.  Without lowers it is empty scratch."""
+
+    target: str
+    lowers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootImage:
+    """What every box of a driver sees as its root, read-only: binds of host directories, symbolic
+    links (path to target), small files (path to bytes) and empty directories."""
+
+    binds: tuple[Bind, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    dirs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxSpec:
+    """A box: its limits, its network, what is in it.
+
+    `workspace` are the lowers of /workspace, the topmost first.  HOME and /tmp are scratch, with
+    lowers of their own in `overlays` when a setup left something there.
+    """
+
+    limits: Limits = Limits()
+    network: Network = Network.OFFLINE
+    workspace: tuple[str, ...] = ()
+    overlays: tuple[Overlay, ...] = ()
+    binds: tuple[Bind, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """One process to run in a box.  `stdin` is given whole, then end of file.
+
+    `stdin_fd` / `stdout_fd` hand an open file over instead (the caller keeps its own copy open
+    until `run` returns); output to `stdout_fd` is not captured.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str = layout.WORKSPACE
+    stdin: bytes = b""
+    timeout_seconds: float = 30.0
+    """0 means no deadline."""
+    grace_seconds: float = 1.0
+    output_bytes: int = 1 << 20
+    """Kept of each stream; the rest is read and dropped."""
+    stdin_fd: int | None = None
+    stdout_fd: int | None = None
+
+
+OutputSink = Callable[[str, bytes], None]
+"""Called with `stdout` or `stderr` and the bytes kept, as they come; must not block."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """How a program ended.  `exit_code` follows the service's rules (124, 128+N, 137, 143)."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+    stdout_truncated: bool = False
+    stderr_truncated: bool = False
+    signal: str | None = None
+    timed_out: bool = False
+    oom_killed: bool = False
+    cancelled: bool = False
+    duration_ns: int = 0
+    usage: Usage = Usage()
+    warnings: tuple[str, ...] = ()
+    """What this host did not enforce, in words."""
+
+
+class Box(Protocol):
+    """One box.  It is not safe for two tasks at once, except `cancel`."""
+
+    @property
+    def workspace_fd(self) -> int:
+        """An open directory: what is written in /workspace over the lowers (the overlay's upper).
+        Before a run, files placed here are in the workspace; after it, it holds the changes, in the
+        overlay file system's own form.  Valid until the box is left."""
+
+    @property
+    def owner(self) -> int | None:
+        """The host uid and gid that files placed from outside must have; None: as the service."""
+
+    async def run(self, program: Program, sink: OutputSink | None = None) -> Exit:
+        """Run `program` to its end.  Cancelling the task kills the box and waits for that.
+
+        Raises:
+            InternalError: `execution_failed`, when the box itself broke; the outcome is unknown.
+            UnavailableError: `isolation_unavailable`, when this policy cannot be enforced here.
+        """
+
+    def cancel(self) -> None:
+        """End the program in progress as a deadline would, but `cancelled`.  Nothing runs: no effect."""
+
+
+class Driver(Protocol):
+    """Opens boxes of one isolation tier."""
+
+    @property
+    def tier(self) -> str:
+        """`microvm`, `gvisor`, `namespaces` or `process`."""
+
+    @property
+    def unenforced(self) -> tuple[str, ...]:
+        """What this host cannot enforce, in words a client can read; empty when nothing."""
+
+    async def start(self) -> None:
+        """Make ready; raises UnavailableError `isolation_unavailable` with what is missing."""
+
+    async def close(self) -> None:
+        """Kill every box and leave nothing behind."""
+
+    def box(self, spec: BoxSpec) -> AbstractAsyncContextManager[Box]:
+        """A new box.  Its scratch exists on entry; everything of it is gone on exit.
+
+        Raises (on entry):
+            UnavailableError: `isolation_unavailable`; or `storage_full` when there is no scratch.
+        """
