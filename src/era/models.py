@@ -233,7 +233,7 @@ UNSET = Unset()
 class SessionPatch:
     """A checked PATCH: only the members that are not UNSET change."""
 
-    default_timeout_seconds: float | None | Unset = UNSET
+    default_timeout_seconds: float | Unset | None = UNSET
     allow_internet: bool | Unset = UNSET
     allow_public: bool | Unset = UNSET
     metadata: JsonText | Unset = UNSET
