@@ -20,8 +20,11 @@ MAX_DEPTH: Final = 500
 _INT_DIGITS: Final = 640
 """Up to here `int(text)` and `repr(int)` work however the interpreter is configured."""
 
-_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|-?[A-Za-z0-9.+-]+', re.DOTALL)
+# A string that is never closed reaches to the end of the text, and nothing is tried twice: else a
+# text of nothing but quotes would cost its length squared.
+_QUOTED: Final = r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)'
+_STRING: Final = re.compile(_QUOTED, re.DOTALL)
+_TOKEN: Final = re.compile(_QUOTED + r"|-?[A-Za-z0-9.+-]+", re.DOTALL)
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _STEPS: Final = bytes({0x5B: 1, 0x7B: 1, 0x5D: 255, 0x7D: 255}.get(byte, 0) for byte in range(256))
 _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if not _STEPS[byte])

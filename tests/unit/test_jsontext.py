@@ -207,3 +207,10 @@ def test_surrogates() -> None:
 def test_names_of_members_are_strings() -> None:
     with pytest.raises(TypeError):
         pretty({1: 2})
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("text", ['[["' + '\\"' * 500_000, '[["' + "\\" * 999_999])
+def test_a_string_that_is_never_closed_is_read_once(text: str) -> None:
+    with pytest.raises(jsontext.JsonTextError):
+        jsontext.loads(text)
