@@ -17,7 +17,8 @@ What holds, on every driver (`tests/contracts/driver.py`):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -99,12 +100,15 @@ class Program:
     grace_seconds: float = 1.0
     output_bytes: int = 1 << 20
     """Kept of each stream; the rest is read and dropped."""
+    tail: bool = False
+    """Keep the last `output_bytes` of each stream instead of the first; the sink then gets it all."""
     stdin_fd: int | None = None
     stdout_fd: int | None = None
 
 
 OutputSink = Callable[[str, bytes], None]
-"""Called with `stdout` or `stderr` and the bytes kept, as they come; must not block."""
+"""Called with `stdout` or `stderr` and the bytes kept, as they come (all bytes of a program whose
+`tail` is kept); must not block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +128,21 @@ class Exit:
     usage: Usage = Usage()
     warnings: tuple[str, ...] = ()
     """What this host did not enforce, in words."""
+
+
+class Egress(Protocol):
+    """Serves the ways out of boxes that may reach something."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Variables that tell a program of the proxy; they are a convenience, not the boundary."""
+
+    def serve(
+        self, network: Network, sockets: Sequence[socket.socket]
+    ) -> AbstractAsyncContextManager[None]:
+        """Serve one box while the context lasts, then close `sockets`: the HTTP proxy's listener,
+        then name service by TCP and by UDP.  All were made inside the box's network namespace and
+        do not block."""
 
 
 class Box(Protocol):

@@ -1,0 +1,1 @@
+"""Limits for whole process trees, by whichever cgroup version the host has."""

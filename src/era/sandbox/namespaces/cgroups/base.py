@@ -1,0 +1,51 @@
+"""The promise of a cgroup keeper: bound a box's processes together, and tell what they used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from era.sandbox.base import Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What the processes of a group used; None where the host cannot tell."""
+
+    cpu_ns: int | None = None
+    peak_memory_bytes: int | None = None
+    oom_kills: int = 0
+
+
+class Group(Protocol):
+    """The group of one box."""
+
+    @property
+    def join_fds(self) -> tuple[int, ...]:
+        """Descriptors of `cgroup.procs` files: whoever writes `0` to each is in the group.
+        Opened by the server, so the kernel judges the writer by the server's rights."""
+
+    @property
+    def oom_fd(self) -> int | None:
+        """Readable once the memory limit was hit, where the kernel does not kill the whole group
+        itself; else None."""
+
+    def read(self) -> Reading:
+        """Current figures; exact once every process of the group is dead."""
+
+    def remove(self) -> None:
+        """Remove the group; its processes are dead."""
+
+
+class Cgroups(Protocol):
+    """Makes groups."""
+
+    @property
+    def unenforced(self) -> tuple[str, ...]:
+        """Limits this keeper cannot enforce, in words."""
+
+    def create(self, name: str, limits: Limits) -> Group:
+        """A new empty group; raises OSError when the kernel refuses."""
+
+    def close(self) -> None:
+        """Remove what `create` needed; the groups are gone."""

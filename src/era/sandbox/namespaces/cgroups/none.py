@@ -1,0 +1,36 @@
+"""No cgroups: nothing delegated to the service.  Says so in every result."""
+
+from __future__ import annotations
+
+from era.sandbox.base import Limits
+from era.sandbox.namespaces.cgroups.base import Reading
+
+
+class NoGroup:
+    """The group that is none."""
+
+    join_fds: tuple[int, ...] = ()
+    oom_fd: int | None = None
+
+    def read(self) -> Reading:
+        """Nothing is known."""
+        return Reading()
+
+    def remove(self) -> None:
+        """Nothing to remove."""
+
+
+class NoCgroups:
+    """Keeps `Cgroups` where there are no usable controllers; process count stays bounded by rlimit."""
+
+    unenforced: tuple[str, ...] = (
+        "the memory limit is not enforced: no memory cgroup is delegated to the service",
+        "the CPU limit is not enforced: no cpu cgroup is delegated to the service",
+    )
+
+    def create(self, name: str, limits: Limits) -> NoGroup:
+        """A group that bounds nothing."""
+        return NoGroup()
+
+    def close(self) -> None:
+        """Nothing to remove."""

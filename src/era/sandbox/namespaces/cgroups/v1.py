@@ -1,0 +1,134 @@
+"""cgroup v1: one hierarchy for each controller (Documentation/admin-guide/cgroup-v1)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+from era.sandbox.base import Limits
+from era.sandbox.namespaces.cgroups.base import Reading
+
+CONTROLLERS: Final = ("memory", "pids", "cpu", "cpuacct")
+_PERIOD_US: Final = 100_000
+_REMOVE_ATTEMPTS: Final = 100
+"""rmdir is refused for an instant after the last process of a group has died; 1 ms between tries."""
+
+
+def write(path: str, value: str) -> None:
+    """Write a control file in one write, as the kernel demands."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def read(path: str) -> str:
+    """The text of a control file."""
+    with open(path, encoding="ascii") as file:
+        return file.read()
+
+
+def remove_group(path: str) -> None:
+    """rmdir of an empty group, patient for a moment."""
+    for attempt in range(_REMOVE_ATTEMPTS):
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:
+            return
+        except OSError:
+            if attempt == _REMOVE_ATTEMPTS - 1:
+                raise
+            time.sleep(0.001)
+        else:
+            return
+
+
+class GroupV1:
+    """One box's groups: the same name in each hierarchy."""
+
+    def __init__(self, paths: Mapping[str, str], limits: Limits) -> None:
+        self._paths = paths
+        self.join_fds: tuple[int, ...] = ()
+        self.oom_fd: int | None = None
+        try:
+            for path in dict.fromkeys(paths.values()):
+                os.mkdir(path, 0o755)
+            self._limit(limits)
+            self.oom_fd = self._watch_oom()
+            self.join_fds = tuple(
+                os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+                for path in dict.fromkeys(paths.values())
+            )
+        except OSError:
+            self.remove()
+            raise
+
+    def _limit(self, limits: Limits) -> None:
+        memory = self._paths["memory"]
+        write(f"{memory}/memory.limit_in_bytes", str(limits.memory_bytes))
+        with suppress(OSError):  # absent on kernels without swap accounting
+            write(f"{memory}/memory.memsw.limit_in_bytes", str(limits.memory_bytes))
+        with suppress(OSError):
+            write(f"{memory}/memory.swappiness", "0")
+        write(f"{self._paths['pids']}/pids.max", str(limits.pids))
+        write(f"{self._paths['cpu']}/cpu.cfs_period_us", str(_PERIOD_US))
+        write(f"{self._paths['cpu']}/cpu.cfs_quota_us", str(int(limits.cpus * _PERIOD_US)))
+
+    def _watch_oom(self) -> int:
+        """An eventfd that counts hits of the memory limit (memory.rst, section 10)."""
+        memory = self._paths["memory"]
+        event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        control = os.open(f"{memory}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            write(f"{memory}/cgroup.event_control", f"{event} {control}")
+        finally:
+            os.close(control)
+        return event
+
+    def read(self) -> Reading:
+        """See `Group`."""
+        memory = self._paths["memory"]
+        kills = 0
+        for line in read(f"{memory}/memory.oom_control").splitlines():
+            if line.startswith("oom_kill "):
+                kills = int(line.split()[1])
+        return Reading(
+            cpu_ns=int(read(f"{self._paths['cpuacct']}/cpuacct.usage")),
+            peak_memory_bytes=int(read(f"{memory}/memory.max_usage_in_bytes")),
+            oom_kills=kills,
+        )
+
+    def remove(self) -> None:
+        """See `Group`."""
+        for fd in self.join_fds:
+            os.close(fd)
+        self.join_fds = ()
+        if self.oom_fd is not None:
+            os.close(self.oom_fd)
+            self.oom_fd = None
+        for path in dict.fromkeys(self._paths.values()):
+            remove_group(path)
+
+
+class CgroupsV1:
+    """Groups below `parents[controller]/<service name>`."""
+
+    unenforced: tuple[str, ...] = ()
+
+    def __init__(self, parents: Mapping[str, str], service: str) -> None:
+        self._homes = {name: f"{parents[name]}/{service}" for name in CONTROLLERS}
+        for path in dict.fromkeys(self._homes.values()):
+            os.makedirs(path, 0o755, exist_ok=True)
+
+    def create(self, name: str, limits: Limits) -> GroupV1:
+        """See `Cgroups`."""
+        return GroupV1({key: f"{home}/{name}" for key, home in self._homes.items()}, limits)
+
+    def close(self) -> None:
+        """See `Cgroups`."""
+        for path in dict.fromkeys(self._homes.values()):
+            remove_group(path)

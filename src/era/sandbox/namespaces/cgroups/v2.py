@@ -1,0 +1,88 @@
+"""cgroup v2: one hierarchy (Documentation/admin-guide/cgroup-v2.rst).
+
+The subtree must be delegated to the service.  Processes may live in leaves only, so the service
+moves itself into a leaf of its own before it gives controllers to the groups beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from era.sandbox.base import Limits
+from era.sandbox.namespaces.cgroups.base import Reading
+from era.sandbox.namespaces.cgroups.v1 import read, remove_group, write
+
+CONTROLLERS: Final = ("cpu", "memory", "pids")
+_PERIOD_US: Final = 100_000
+
+
+def _field(text: str, name: str) -> int:
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return 0
+
+
+class GroupV2:
+    """One box's group.  `memory.oom.group` makes the kernel kill all of it at the limit."""
+
+    oom_fd: int | None = None
+
+    def __init__(self, path: str, limits: Limits) -> None:
+        self._path = path
+        self.join_fds: tuple[int, ...] = ()
+        os.mkdir(path, 0o755)
+        try:
+            write(f"{path}/memory.max", str(limits.memory_bytes))
+            if os.path.exists(f"{path}/memory.swap.max"):
+                write(f"{path}/memory.swap.max", "0")
+            write(f"{path}/memory.oom.group", "1")
+            write(f"{path}/pids.max", str(limits.pids))
+            write(f"{path}/cpu.max", f"{int(limits.cpus * _PERIOD_US)} {_PERIOD_US}")
+            self.join_fds = (os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC),)
+        except OSError:
+            self.remove()
+            raise
+
+    def read(self) -> Reading:
+        """See `Group`."""
+        peak = f"{self._path}/memory.peak"  # since Linux 5.19
+        return Reading(
+            cpu_ns=_field(read(f"{self._path}/cpu.stat"), "usage_usec") * 1000,
+            peak_memory_bytes=int(read(peak)) if os.path.exists(peak) else None,
+            oom_kills=_field(read(f"{self._path}/memory.events"), "oom_kill"),
+        )
+
+    def remove(self) -> None:
+        """See `Group`."""
+        for fd in self.join_fds:
+            os.close(fd)
+        self.join_fds = ()
+        remove_group(self._path)
+
+
+class CgroupsV2:
+    """Groups below `parent/<service name>`; the service itself moves to `parent/<service>-self`."""
+
+    unenforced: tuple[str, ...] = ()
+
+    def __init__(self, parent: str, service: str) -> None:
+        self._parent = parent
+        self._home = f"{parent}/{service}"
+        leaf = f"{parent}/{service}-self"
+        os.makedirs(leaf, 0o755, exist_ok=True)
+        write(f"{leaf}/cgroup.procs", str(os.getpid()))
+        enable = " ".join(f"+{name}" for name in CONTROLLERS)
+        write(f"{parent}/cgroup.subtree_control", enable)
+        os.makedirs(self._home, 0o755, exist_ok=True)
+        write(f"{self._home}/cgroup.subtree_control", enable)
+
+    def create(self, name: str, limits: Limits) -> GroupV2:
+        """See `Cgroups`."""
+        return GroupV2(f"{self._home}/{name}", limits)
+
+    def close(self) -> None:
+        """See `Cgroups`.  The service's own leaf stays: a process cannot leave it for an inner node."""
+        remove_group(self._home)

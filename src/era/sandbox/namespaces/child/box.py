@@ -1,0 +1,295 @@
+"""Process 1 of a box and the program it starts.
+
+Forked by the launcher into a new pid namespace.  `run_box` is process 1: with the launcher's
+capabilities it makes the remaining namespaces and the root, then enters a user namespace of its
+own, starts the program, drops everything and stays to reap.  `_become_program` is the program's
+process up to exec.  Only the standard library; nothing here returns to the launcher's code.
+
+Order matters, and why:
+
+1. the parent-death signal first, so that nothing outlives the launcher;
+2. all namespaces but the user namespace, and every mount, with the launcher's capabilities: these
+   namespaces then belong to the launcher's user namespace, so the box has no rights over them;
+3. then the user namespace, holding one user and one group and no right outside itself;
+4. then, in the program's process: cgroups (joined by descriptors opened by the server), a cgroup
+   namespace rooted there, limits, capabilities away, no_new_privs, the filter, exec.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from era.sandbox.namespaces.child import mounts, wire
+from era.sandbox.namespaces.child import syscalls as sys
+from era.sandbox.plan import Foundation, Plan
+
+PROXY_PORT = 3128
+DNS_PORT = 53
+_STOP = b"TERM"
+_NAMESPACES = sys.CLONE_NEWNS | sys.CLONE_NEWNET | sys.CLONE_NEWIPC | sys.CLONE_NEWUTS
+_EXEC_FAILED = 127
+
+
+class StepError(Exception):
+    """A step of building the box failed; `step` names it."""
+
+    def __init__(self, step: str, cause: OSError) -> None:
+        super().__init__(f"{step}: {cause}")
+        self.step = step
+        self.errno = cause.errno or 0
+
+
+class BoxFds:
+    """The descriptors a box gets from the server, in the order they are sent."""
+
+    def __init__(self, fds: list[int]) -> None:
+        self.stdin, self.stdout, self.stderr, self.control = fds[:4]
+        self.cgroups = fds[4:]
+
+
+def _reset_signals() -> None:
+    """Python's own dispositions must not reach the program: ignored signals survive exec."""
+    for number in signal.valid_signals():
+        try:
+            signal.signal(number, signal.SIG_DFL)
+        except (OSError, ValueError):
+            continue  # SIGKILL, SIGSTOP and libc's own cannot be set
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def _keep_only(fds: BoxFds) -> None:
+    """Move the box's descriptors to 3 and up, and close everything else this process inherited."""
+    wanted = [fds.stdin, fds.stdout, fds.stderr, fds.control, *fds.cgroups]
+    # First far above any target, so that no dup2 overwrites a source.
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in wanted]
+    for target, fd in enumerate(high, start=3):
+        os.dup2(fd, target, inheritable=False)
+    sys.close_range(3 + len(wanted))
+    fds.stdin, fds.stdout, fds.stderr, fds.control = 3, 4, 5, 6
+    fds.cgroups = list(range(7, 7 + len(fds.cgroups)))
+
+
+def _write_file(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _enter_user_namespace(foundation: Foundation, plan: Plan) -> None:
+    """Become the box's user in a user namespace that knows no other (user_namespaces(7)).
+
+    The map may be written by the process itself because it names only its own ids; that needs
+    `setgroups` denied, and a dumpable process (the files of /proc/self belong to root otherwise).
+    Capabilities are kept over the change of user only so that a host which reserves user
+    namespaces for privileged processes allows this one.
+    """
+    if not foundation.rootless:
+        os.setgroups([])
+        sys.prctl(sys.PR_SET_KEEPCAPS, 1)
+        os.setresgid(foundation.gid, foundation.gid, foundation.gid)
+        os.setresuid(foundation.uid, foundation.uid, foundation.uid)
+        sys.raise_capabilities()
+    sys.prctl(sys.PR_SET_DUMPABLE, 1)
+    sys.unshare(sys.CLONE_NEWUSER)
+    _write_file("/proc/self/setgroups", "deny")
+    _write_file("/proc/self/uid_map", f"{plan.inside_uid} {foundation.uid} 1")
+    _write_file("/proc/self/gid_map", f"{plan.inside_gid} {foundation.gid} 1")
+
+
+def _egress_sockets() -> list[socket.socket]:
+    """Listening sockets inside the box's network namespace; the server's broker serves them.
+
+    A socket stays in the namespace it was made in, so the box needs no route to anywhere.
+    """
+    proxy = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    names_tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    names_udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for sock, port in ((proxy, PROXY_PORT), (names_tcp, DNS_PORT), (names_udp, DNS_PORT)):
+        if sock is not names_udp:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", port))
+    proxy.listen(128)
+    names_tcp.listen(16)
+    return [proxy, names_tcp, names_udp]
+
+
+def _start_network(plan: Plan, control: socket.socket) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sys.loopback_up(sock.fileno())
+    if not plan.egress:
+        return
+    sockets = _egress_sockets()
+    wire.send(control, {"event": "egress"}, [sock.fileno() for sock in sockets])
+    for sock in sockets:
+        sock.close()
+
+
+def _build(
+    foundation: Foundation, plan: Plan, space: str, serial: int, control: socket.socket
+) -> None:
+    """Steps 2 and 3 of the module's order; each failure names its step."""
+    steps: tuple[tuple[str, Callable[[], None]], ...] = (
+        ("namespaces", lambda: sys.unshare(_NAMESPACES)),
+        ("hostname", lambda: socket.sethostname(plan.hostname)),
+        ("network", lambda: _start_network(plan, control)),
+        ("mounts", lambda: mounts.enter(foundation, plan, space, serial)),
+        ("user namespace", lambda: _enter_user_namespace(foundation, plan)),
+    )
+    for name, step in steps:
+        try:
+            step()
+        except OSError as error:
+            raise StepError(name, error) from error
+
+
+def _become_program(
+    plan: Plan, fds: BoxFds, seccomp: sys.FilterProgram, failure_fd: int
+) -> NoReturn:
+    """The program's own process, from fork to exec.  Reports a failure as text on `failure_fd`."""
+    step = "cgroups"
+    try:
+        for fd in fds.cgroups:
+            os.write(fd, b"0")
+        step = "cgroup namespace"
+        if fds.cgroups:
+            sys.unshare(sys.CLONE_NEWCGROUP)
+        step = "session"
+        os.setsid()
+        for target, fd in enumerate((fds.stdin, fds.stdout, fds.stderr)):
+            os.dup2(fd, target, inheritable=True)
+        step = "limits"
+        for name, value in plan.rlimits:
+            kind = getattr(resource, name)
+            hard = resource.getrlimit(kind)[1]
+            bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(kind, (bound, bound))
+        step = "working directory"
+        os.chdir(plan.cwd)
+        os.umask(0o022)
+        step = "capabilities"
+        sys.drop_capabilities()
+        sys.prctl(sys.PR_SET_NO_NEW_PRIVS, 1)
+        step = "filter"
+        seccomp.install()
+        step = "exec"
+        os.execve(plan.argv[0], plan.argv, dict(plan.env))
+    except OSError as error:
+        os.write(failure_fd, f"{error.errno or 0} {step}".encode())
+    except ValueError:
+        os.write(failure_fd, f"{errno.EINVAL} {step}".encode())
+    os._exit(_EXEC_FAILED)
+
+
+def _lock_down_init(seccomp: sys.FilterProgram) -> None:
+    """Process 1 keeps no right either, and the program cannot look into it."""
+    sys.drop_capabilities()
+    sys.prctl(sys.PR_SET_NO_NEW_PRIVS, 1)
+    sys.prctl(sys.PR_SET_DUMPABLE, 0)
+    seccomp.install()
+
+
+def _start_program(plan: Plan, fds: BoxFds, seccomp: sys.FilterProgram) -> int:
+    failure_read, failure_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _become_program(plan, fds, seccomp, failure_write)
+    os.close(failure_write)
+    for fd in (fds.stdin, fds.stdout, fds.stderr, *fds.cgroups):
+        os.close(fd)
+    report = os.read(failure_read, 256).decode()  # end of file: exec closed it, the program runs
+    os.close(failure_read)
+    if report:
+        number, _, step = report.partition(" ")
+        raise StepError(step, OSError(int(number), os.strerror(int(number))))
+    return pid
+
+
+def _tend(control: socket.socket, main: int, wake: int) -> None:
+    """Reap until the main process ends; pass a stop request on to every process of the box."""
+    poll = select.poll()
+    poll.register(control.fileno(), select.POLLIN)
+    poll.register(wake, select.POLLIN)
+    while True:
+        for fd, _events in poll.poll():
+            if fd == wake:
+                os.read(wake, 4096)
+                continue
+            request = control.recv(64)
+            if not request:
+                os._exit(0)  # the server is gone, and with this process the box
+            if request == _STOP:
+                _signal_everyone(signal.SIGTERM)
+        if _reap(control, main):
+            return
+
+
+def _signal_everyone(number: int) -> None:
+    try:
+        os.kill(-1, number)  # every process of this pid namespace but process 1 (kill(2))
+        os.kill(-1, signal.SIGCONT)  # a stopped process must wake to act on it
+    except ProcessLookupError:
+        return
+
+
+def _reap(control: socket.socket, main: int) -> bool:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return False
+        if pid == 0:
+            return False
+        if pid == main:
+            ended: dict[str, Any] = {"event": "ended", "status": status}
+            wire.send(control, ended | {"at_ns": time.monotonic_ns()})
+            return True
+
+
+def run_box(
+    foundation: Foundation,
+    plan: Plan,
+    space: str,
+    serial: int,
+    fds: BoxFds,
+    seccomp: sys.FilterProgram,
+) -> NoReturn:
+    """Process 1 of a box: build it, run the program, tend it, end.  Never returns.
+
+    When this process ends, the kernel kills whatever is left in the box (pid_namespaces(7)).
+    """
+    control: socket.socket | None = None
+    code = 1
+    try:
+        sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
+        _reset_signals()
+        _keep_only(fds)
+        control = socket.socket(fileno=fds.control)
+        _build(foundation, plan, space, serial, control)
+        # A change of user clears the parent-death signal (prctl(2)).
+        sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        started_ns = time.monotonic_ns()
+        main = _start_program(plan, fds, seccomp)
+        wire.send(control, {"event": "started", "at_ns": started_ns})
+        _lock_down_init(seccomp)
+        _tend(control, main, wake_read)
+        code = 0
+    except StepError as error:
+        if control is not None:
+            report = {"event": "failed", "step": error.step, "errno": error.errno}
+            wire.send(control, report)
+    finally:
+        os._exit(code)

@@ -1,0 +1,230 @@
+"""The launcher: a small single-threaded process that makes boxes for the server.
+
+The server is threaded and must not fork itself; this process forks for it.  It is started with a
+socket as descriptor 3 and ends, with every box, when the server does.  As root it keeps its
+capabilities; rootless it has them inside a user namespace of its own only.  It is process 1 of a pid
+namespace, so that its death, however it comes, kills every box (pid_namespaces(7)).
+
+Standard library only.  It parses only what the server sends; boxes have no way to it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from era.sandbox.namespaces.child import box as boxes
+from era.sandbox.namespaces.child import mounts, wire
+from era.sandbox.namespaces.child import syscalls as sys
+from era.sandbox.namespaces.child.scratch import Scratch, Space
+from era.sandbox.plan import Foundation, decode_foundation, decode_plan
+
+CONTROL_FD = 3
+
+
+class _OpenBox:
+    """A box the server holds open: its scratch and how many runs it had."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.runs = 0
+
+
+class Launcher:
+    """Serves the server's requests one after the other; every request is short."""
+
+    def __init__(self, control: socket.socket, foundation: Foundation) -> None:
+        self._control = control
+        self._foundation = foundation
+        self._seccomp = sys.FilterProgram(bytes.fromhex(foundation.filter))
+        self._scratch = Scratch(
+            foundation.scratch_dir, foundation.images, foundation.uid, foundation.gid
+        )
+        self._boxes: dict[int, _OpenBox] = {}
+        self._runs: dict[int, tuple[int, int]] = {}  # pidfd -> (run id, pid)
+        self._cleaning: dict[int, tuple[int, Space, int]] = {}  # pidfd -> (box id, space, pid)
+        self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(control.fileno(), select.POLLIN)
+
+    def serve(self) -> None:
+        """Until the server closes its end."""
+        wire.send(self._control, {"event": "ready"})
+        while True:
+            for fd, _events in self._poll.poll():
+                if fd != self._control.fileno():
+                    self._child_ended(fd)
+                    continue
+                message, fds = wire.receive(self._control)
+                if message is None:
+                    return
+                try:
+                    self._handle(message, fds)
+                finally:
+                    for received in fds:
+                        os.close(received)
+
+    def _handle(self, message: dict[str, Any], fds: list[int]) -> None:
+        request = message["request"]
+        try:
+            if request == "open":
+                self._open(message)
+            elif request == "run":
+                self._run(message, fds)
+            elif request == "kill":
+                self._kill(message["run"])
+            elif request == "close":
+                self._close(message["box"])
+        except OSError as error:
+            reply = {"event": "refused", "errno": error.errno or 0, "reason": str(error)}
+            wire.send(self._control, message | reply)
+
+    def _open(self, message: dict[str, Any]) -> None:
+        space = self._scratch.open(message["disk_bytes"])
+        self._boxes[message["box"]] = _OpenBox(space)
+        workspace = self._scratch.add(space, "workspace", 0o755)
+        fd = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            wire.send(self._control, {"event": "opened", "box": message["box"]}, [fd])
+        finally:
+            os.close(fd)
+
+    def _run(self, message: dict[str, Any], fds: list[int]) -> None:
+        opened = self._boxes[message["box"]]
+        plan = decode_plan(wire.read_all(fds[0]))
+        for scratch in plan.scratch:
+            mode = 0o1777 if scratch.target == "/tmp" else 0o755
+            self._scratch.add(opened.space, scratch.name, mode)
+        opened.runs += 1
+        # The next child, and it alone, is process 1 of a new pid namespace; then back to our own,
+        # or the following unshare would be refused (unshare(2)).
+        sys.unshare(sys.CLONE_NEWPID)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                boxes.run_box(
+                    self._foundation,
+                    plan,
+                    opened.space.path,
+                    opened.runs,
+                    boxes.BoxFds(fds[1:]),
+                    self._seccomp,
+                )
+        finally:
+            sys.setns(self._own_pid_namespace, sys.CLONE_NEWPID)
+        pidfd = os.pidfd_open(pid)
+        self._runs[pidfd] = (message["run"], pid)
+        self._poll.register(pidfd, select.POLLIN)
+
+    def _kill(self, run: int) -> None:
+        for pidfd, (number, _pid) in self._runs.items():
+            if number == run:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+    def _close(self, box: int) -> None:
+        opened = self._boxes.pop(box)
+        pid = os.fork()
+        if pid == 0:
+            self._clean(opened.space)
+        pidfd = os.pidfd_open(pid)
+        self._cleaning[pidfd] = (box, opened.space, pid)
+        self._poll.register(pidfd, select.POLLIN)
+
+    def _clean(self, space: Space) -> NoReturn:
+        """A process of its own, with the launcher's rights, inside the launcher's namespaces."""
+        code = 1
+        try:
+            sys.close_range(3)
+            self._scratch.clean(space)
+            code = 0
+        finally:
+            os._exit(code)
+
+    def _child_ended(self, pidfd: int) -> None:
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+        if pidfd in self._runs:
+            run, pid = self._runs.pop(pidfd)
+            _, status, usage = os.wait4(pid, 0)
+            cpu_ns = int((usage.ru_utime + usage.ru_stime) * 1e9)
+            message = {"event": "exited", "run": run, "status": status, "cpu_ns": cpu_ns}
+            wire.send(self._control, message)
+            return
+        box, space, pid = self._cleaning.pop(pidfd)
+        _, status = os.waitpid(pid, 0)
+        with suppress(OSError):  # a mount that is still busy goes with its last user
+            self._scratch.recycle(space, clean=status == 0)
+        wire.send(self._control, {"event": "closed", "box": box})
+
+
+def _receive_foundation(control: socket.socket) -> Foundation:
+    message, fds = wire.receive(control)
+    if message is None:
+        os._exit(0)
+    try:
+        return decode_foundation(wire.read_all(fds[0]))
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+
+
+def _enter_namespaces(foundation: Foundation) -> None:
+    """Own mounts and a pid namespace for the child; rootless, a user namespace that gives the
+    capabilities for both (user_namespaces(7))."""
+    uid, gid = os.geteuid(), os.getegid()
+    if foundation.rootless:
+        sys.unshare(sys.CLONE_NEWUSER)
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"0 {uid} 1")
+        _write("/proc/self/gid_map", f"0 {gid} 1")
+    sys.unshare(sys.CLONE_NEWNS | sys.CLONE_NEWPID)
+
+
+def _wait_for(pid: int) -> NoReturn:
+    """The outer process: lives as long as the launcher proper, and dies with the server."""
+    os.close(CONTROL_FD)
+    _, status = os.waitpid(pid, 0)
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def _prepare(foundation: Foundation) -> None:
+    sys.mount(None, "/", None, sys.MS_REC | sys.MS_SLAVE)
+    mounts.build_base(foundation)
+    kind = "mode=700,size=1m"
+    sys.mount("era-spaces", foundation.scratch_dir, "tmpfs", sys.MS_NOSUID | sys.MS_NODEV, kind)
+    sys.mount(None, foundation.scratch_dir, None, sys.MS_PRIVATE)
+
+
+def main() -> NoReturn:
+    """Entry point; see the module's docstring.  Refusals at start are reported as `failed`."""
+    sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the server alone decides when this process ends
+    control = socket.socket(fileno=CONTROL_FD)
+    control.set_inheritable(False)
+    foundation = _receive_foundation(control)
+    try:
+        _enter_namespaces(foundation)
+        pid = os.fork()
+        if pid:
+            control.detach()
+            _wait_for(pid)
+        sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
+        _prepare(foundation)
+        launcher = Launcher(control, foundation)
+    except OSError as error:
+        reason = f"{error.filename or 'namespaces'}: {error.strerror}"
+        wire.send(control, {"event": "failed", "errno": error.errno or 0, "reason": reason})
+        os._exit(1)
+    launcher.serve()
+    os._exit(0)

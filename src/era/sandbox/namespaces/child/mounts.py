@@ -1,0 +1,177 @@
+"""The file system of a box: the base all boxes share, and what one box adds to it.
+
+`build_base` runs once in the launcher; `enter` runs in process 1 of a box, in its own mount
+namespace, with the launcher's capabilities and before the box's user namespace exists.  So no
+process of the box ever has a capability over its own mounts.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from era.sandbox.namespaces.child import syscalls as sys
+from era.sandbox.plan import BindMount, Foundation, Plan, ScratchMount
+
+_RO = sys.MOUNT_ATTR_RDONLY | sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_DEVICE_LINKS = (
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+)
+_EMPTY_FILE = "/.empty"
+_EMPTY_DIR = "/.empty.d"
+_TMPFS_FLAGS = sys.MS_NOSUID | sys.MS_NODEV
+
+
+def device_binds() -> tuple[BindMount, ...]:
+    """The device files of every box."""
+    return tuple(
+        BindMount(source=f"/dev/{name}", target=f"/dev/{name}", writable=True, device=True)
+        for name in _DEVICES
+    )
+
+
+def _mount_point(base: str, target: str, *, directory: bool) -> str:
+    path = base + target
+    if os.path.lexists(path):
+        return path
+    os.makedirs(path if directory else os.path.dirname(path), mode=0o755, exist_ok=True)
+    if not directory:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    return path
+
+
+def _bind(base: str, bind: BindMount) -> None:
+    flags = sys.MOUNT_ATTR_NOSUID
+    if bind.device:
+        flags |= sys.MOUNT_ATTR_NOEXEC
+    else:
+        flags |= sys.MOUNT_ATTR_NODEV
+    if not bind.writable:
+        flags |= sys.MOUNT_ATTR_RDONLY
+    target = _mount_point(base, bind.target, directory=os.path.isdir(bind.source))
+    tree = sys.clone_mount(bind.source, recursive=True)
+    try:
+        sys.set_mount_flags(tree, flags, recursive=True)
+        sys.attach_mount(tree, target)
+    finally:
+        os.close(tree)
+
+
+def build_base(foundation: Foundation) -> None:
+    """Make the root that every box copies, below `foundation.base_dir`.
+
+    The launcher, in its own mount namespace.  The tree stays writable to the launcher, which adds
+    mount points to it; boxes see it read-only.
+    """
+    base = foundation.base_dir
+    sys.mount("era-root", base, "tmpfs", _TMPFS_FLAGS, "mode=755,size=16m")
+    sys.mount(None, base, None, sys.MS_PRIVATE)
+    for directory in ("/proc", "/dev", "/dev/shm", *foundation.dirs):
+        os.makedirs(base + directory, mode=0o755, exist_ok=True)
+    for path, content in foundation.files:
+        os.makedirs(os.path.dirname(base + path), mode=0o755, exist_ok=True)
+        fd = os.open(base + path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        with os.fdopen(fd, "wb") as file:
+            file.write(content.encode("latin-1"))
+    for path, link_target in (*foundation.links, *_DEVICE_LINKS):
+        os.makedirs(os.path.dirname(base + path), mode=0o755, exist_ok=True)
+        os.symlink(link_target, base + path)
+    os.close(os.open(base + _EMPTY_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o444))
+    os.mkdir(base + _EMPTY_DIR, 0o555)
+    for bind in (*device_binds(), *foundation.binds):
+        _bind(base, bind)
+
+
+def _overlay(base: str, scratch: ScratchMount, upper: str, work: str, *, rootless: bool) -> None:
+    """One overlay.  Layers are named by descriptor (`/proc/self/fd/N`), so no path is too long for
+    the mount options and no character of it needs escaping."""
+    fds = [
+        os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        for path in (upper, work, *scratch.lowers)
+    ]
+    try:
+        names = [f"/proc/self/fd/{fd}" for fd in fds]
+        options = [
+            f"upperdir={names[0]}",
+            f"workdir={names[1]}",
+            f"lowerdir={':'.join(names[2:])}",
+            "userxattr" if rootless else "redirect_dir=nofollow",
+            "metacopy=off" if not rootless else "",
+            "volatile",
+        ]
+        target = _mount_point(base, scratch.target, directory=True)
+        sys.mount("era", target, "overlay", _TMPFS_FLAGS, ",".join(filter(None, options)))
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _scratch(base: str, space: str, scratch: ScratchMount, serial: int, *, rootless: bool) -> None:
+    upper = f"{space}/{scratch.name}"
+    if scratch.lowers:
+        # A work directory serves one mount only: `volatile` marks it so (overlayfs.rst).
+        work = f"{space}/.work-{serial}-{scratch.name}"
+        os.mkdir(work, 0o700)
+        _overlay(base, scratch, upper, work, rootless=rootless)
+        return
+    _bind(base, BindMount(source=upper, target=scratch.target, writable=True))
+
+
+def _mask(base: str, path: str) -> None:
+    target = base + path
+    if not os.path.lexists(target):
+        return
+    source = base + (_EMPTY_DIR if os.path.isdir(target) else _EMPTY_FILE)
+    tree = sys.clone_mount(source, recursive=False)
+    try:
+        sys.set_mount_flags(tree, _RO | sys.MOUNT_ATTR_NOEXEC, recursive=False)
+        sys.attach_mount(tree, target)
+    finally:
+        os.close(tree)
+
+
+def _read_only(base: str, path: str) -> None:
+    if os.path.lexists(base + path):
+        tree = sys.clone_mount(base + path, recursive=True)
+        try:
+            sys.set_mount_flags(tree, _RO | sys.MOUNT_ATTR_NOEXEC, recursive=True)
+            sys.attach_mount(tree, base + path)
+        finally:
+            os.close(tree)
+
+
+def enter(foundation: Foundation, plan: Plan, space: str, serial: int) -> None:
+    """Give this process (process 1 of a box, fresh mount namespace) the box's root.
+
+    Afterwards nothing of the host is reachable by path.  `space` is the box's scratch directory,
+    `serial` numbers the runs of the box.
+    """
+    base = foundation.base_dir
+    sys.mount(None, "/", None, sys.MS_REC | sys.MS_PRIVATE)
+    proc_flags = sys.MS_NOSUID | sys.MS_NODEV | sys.MS_NOEXEC
+    sys.mount("proc", f"{base}/proc", "proc", proc_flags, "hidepid=2")
+    shm = f"mode=1777,size={plan.shm_bytes},nr_inodes=65536"
+    sys.mount("shm", f"{base}/dev/shm", "tmpfs", _TMPFS_FLAGS, shm)
+    for scratch in plan.scratch:
+        _scratch(base, space, scratch, serial, rootless=foundation.rootless)
+    for bind in plan.binds:
+        _bind(base, bind)
+    for path in plan.masked:
+        _mask(base, path)
+    for path in plan.read_only:
+        _read_only(base, path)
+    root = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    with suppress(OSError):
+        os.umask(0o022)
+    sys.set_mount_flags(root, _RO, recursive=False)
+    os.fchdir(root)
+    os.close(root)
+    # pivot_root(".", "."): the old root comes to lie over the new one and is taken off again
+    # (pivot_root(2), NOTES), so no directory for it is needed inside the box.
+    sys.pivot_root(".", ".")
+    sys.umount(".")
+    os.chdir("/")

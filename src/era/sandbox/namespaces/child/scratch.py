@@ -1,0 +1,190 @@
+"""Scratch space of boxes: bounded by the kernel, removed without trace.
+
+Two kinds.  In memory: a tmpfs a box, its pages part of the box's memory.  On disk (root only): a
+small ext4 file system without journal in a sparse image, mounted once and used by one box after the
+other; its size is the box's disk limit, so a full disk is an honest ENOSPC, and files deleted soon
+never reach the disk.  Launcher process, with its capabilities, in its mount namespace: the mounts
+and the loop devices (autoclear) end with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import struct
+from contextlib import suppress
+
+from era.sandbox.namespaces.child import syscalls as sys
+
+_LOOP_CTL_GET_FREE = 0x4C82
+_LOOP_CONFIGURE = 0x4C0A
+_LO_FLAGS_AUTOCLEAR = 4
+_LO_FLAGS_DIRECT_IO = 16
+_FITRIM = 0xC0185879
+_TRIM_ABOVE_BYTES = 64 << 20
+"""Give blocks back to the host after a box that used more than this; less is cheaper to keep."""
+_BYTES_PER_INODE = 16384
+_MKE2FS = ("/sbin/mke2fs", "/usr/sbin/mke2fs")
+_MOUNT_FLAGS = sys.MS_NOSUID | sys.MS_NODEV | sys.MS_NOATIME
+
+
+def _mke2fs(image: str, size: int) -> None:
+    """Make a sparse image of `size` bytes with an empty file system (takes about 30 ms)."""
+    fd = os.open(image, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    os.truncate(fd, size)
+    os.close(fd)
+    program = next(path for path in _MKE2FS if os.path.exists(path))
+    argv = [program, "-q", "-F", "-t", "ext4", "-m", "0", "-b", "4096"]
+    argv += ["-i", str(_BYTES_PER_INODE), "-O", "^has_journal,^resize_inode"]
+    argv += ["-E", "lazy_itable_init=1,nodiscard", image]
+    pid = os.posix_spawn(program, argv, {"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"})
+    _, status = os.waitpid(pid, 0)
+    if status:
+        raise OSError(5, f"mke2fs ended with status {status}")
+
+
+def _attach_loop(image: str) -> tuple[str, int]:
+    """A loop device for `image`: its path and an open descriptor; it goes when nobody uses it."""
+    backing = os.open(image, os.O_RDWR | os.O_CLOEXEC)
+    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        for _attempt in range(16):  # another program may take the free device first
+            number = fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
+            path = f"/dev/loop{number}"
+            device = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            flags = _LO_FLAGS_AUTOCLEAR | _LO_FLAGS_DIRECT_IO
+            # struct loop_config: fd, block size, then struct loop_info64 with lo_flags at 52
+            info = struct.pack("=QQQQQIIIII", 0, 0, 0, 0, 0, 0, 0, 0, flags, 0).ljust(232, b"\0")
+            config = struct.pack("=II", backing, 4096) + info + bytes(64)
+            try:
+                fcntl.ioctl(device, _LOOP_CONFIGURE, config)
+                return path, device
+            except OSError:
+                os.close(device)
+        raise OSError(16, "no loop device is free")
+    finally:
+        os.close(backing)
+        os.close(control)
+
+
+def _remove_content(root: str) -> None:
+    """Delete everything below `root`, whatever a program left there.
+
+    By descriptor, never following a link, and without recursion: directories are moved up beside
+    `root`'s own entries one level at a time, so depth costs neither stack nor descriptors.
+    """
+    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    serial = 0
+    try:
+        while True:
+            names = os.listdir(top)
+            if not names:
+                return
+            for name in names:
+                serial = _remove_one(top, name, serial)
+    finally:
+        os.close(top)
+
+
+def _remove_one(top: int, name: str, serial: int) -> int:
+    mode = os.lstat(name, dir_fd=top).st_mode
+    if not stat.S_ISDIR(mode):
+        os.unlink(name, dir_fd=top)
+        return serial
+    directory = os.open(
+        name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top
+    )
+    try:
+        for child in os.listdir(directory):
+            if stat.S_ISDIR(os.lstat(child, dir_fd=directory).st_mode):
+                os.rename(child, f".removed-{serial}", src_dir_fd=directory, dst_dir_fd=top)
+                serial += 1
+            else:
+                os.unlink(child, dir_fd=directory)
+    finally:
+        os.close(directory)
+    os.rmdir(name, dir_fd=top)
+    return serial
+
+
+class Space:
+    """Scratch of one box: `path` holds one directory for each name used."""
+
+    def __init__(self, path: str, mount_point: str, size: int) -> None:
+        self.path = path
+        self.mount_point = mount_point
+        self.size = size
+
+
+class Scratch:
+    """Hands out and takes back scratch spaces; `images` None means in memory."""
+
+    def __init__(self, root: str, images: str | None, uid: int, gid: int) -> None:
+        self._root = root
+        self._images = images
+        self._owner = (uid, gid)
+        self._free: dict[int, list[str]] = {}
+        self._serial = 0
+
+    def open(self, size: int) -> Space:
+        """A new empty space of `size` bytes."""
+        self._serial += 1
+        if self._images is None:
+            mount_point = f"{self._root}/{self._serial}"
+            os.mkdir(mount_point, 0o700)
+            inodes = max(1024, size // _BYTES_PER_INODE)
+            options = f"size={size},nr_inodes={inodes},mode=755"
+            sys.mount("era-scratch", mount_point, "tmpfs", sys.MS_NOSUID | sys.MS_NODEV, options)
+        else:
+            mount_point = self._slot(size)
+        path = f"{mount_point}/box-{self._serial}"
+        os.mkdir(path, 0o755)
+        return Space(path, mount_point, size)
+
+    def _slot(self, size: int) -> str:
+        free = self._free.setdefault(size, [])
+        if free:
+            return free.pop()
+        assert self._images is not None
+        image = f"{self._images}/{self._serial}.img"
+        mount_point = f"{self._root}/{self._serial}"
+        os.mkdir(mount_point, 0o700)
+        _mke2fs(image, size)
+        device_path, device = _attach_loop(image)
+        try:
+            sys.mount(device_path, mount_point, "ext4", _MOUNT_FLAGS, "nobarrier")
+        finally:
+            os.close(device)
+            os.unlink(image)  # the loop device keeps it; with the device the bytes go
+        return mount_point
+
+    def add(self, space: Space, name: str, mode: int) -> str:
+        """Make the directory `name` in `space`, owned by the box's user; its path."""
+        path = f"{space.path}/{name}"
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+            os.chown(path, *self._owner)
+            os.chmod(path, mode)
+        return path
+
+    def clean(self, space: Space) -> None:
+        """Empty `space`.  Runs in a process of its own: a box may have left a million files."""
+        if self._images is None:
+            return
+        used = os.statvfs(space.mount_point)
+        _remove_content(space.path)
+        os.rmdir(space.path)
+        if (used.f_blocks - used.f_bfree) * used.f_frsize > _TRIM_ABOVE_BYTES:
+            fd = os.open(space.mount_point, os.O_RDONLY | os.O_CLOEXEC)
+            with suppress(OSError):  # a backing file system without holes keeps the blocks
+                fcntl.ioctl(fd, _FITRIM, struct.pack("=QQQ", 0, 2**64 - 1, 0))
+            os.close(fd)
+
+    def recycle(self, space: Space, *, clean: bool) -> None:
+        """After `clean`: keep the space for another box, or let go of it when cleaning failed."""
+        if self._images is not None and clean:
+            self._free[space.size].append(space.mount_point)
+            return
+        sys.umount(space.mount_point)
+        os.rmdir(space.mount_point)

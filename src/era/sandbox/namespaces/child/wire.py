@@ -1,0 +1,47 @@
+"""Messages between server, launcher and boxes: one JSON object a packet, descriptors beside it.
+
+The sockets are AF_UNIX SOCK_SEQPACKET, so packets keep their borders.  Anything that may be long
+(plans, standard input) travels as a sealed memory file, not in a packet.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+MAX_PACKET = 65536
+MAX_FDS = 32
+
+
+def send(sock: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
+    """Send one message; the descriptors stay open here."""
+    data = json.dumps(message, separators=(",", ":")).encode()
+    socket.send_fds(sock, [data], list(fds))
+
+
+def receive(sock: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+    """The next message and its descriptors (close-on-exec); None when the other side is gone."""
+    data, fds, _flags, _address = socket.recv_fds(sock, MAX_PACKET, MAX_FDS)
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    if not data:
+        return None, fds
+    message = json.loads(data)
+    return message, fds
+
+
+def read_all(fd: int) -> bytes:
+    """Everything in the memory file `fd`, wherever its offset is."""
+    size = os.fstat(fd).st_size
+    chunks = []
+    offset = 0
+    while offset < size:
+        chunk = os.pread(fd, size - offset, offset)
+        if not chunk:
+            break
+        chunks.append(chunk)
+        offset += len(chunk)
+    return b"".join(chunks)

@@ -1,0 +1,118 @@
+"""A box as plain data.
+
+The plan is made by the server (`policy.py`), crosses to the launcher as bytes on a descriptor and is
+carried out there step by step (`namespaces/child`).  So it can be printed, compared, checked and
+fuzzed without privileges.  Standard library only: the child imports this module too.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindMount:
+    """`source` on the host shown at `target` in the box: nosuid, nodev, read-only unless `writable`.
+
+    `device` marks one of the device files every box has (the only mounts without nodev).
+    """
+
+    source: str
+    target: str
+    writable: bool = False
+    device: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScratchMount:
+    """Scratch at `target`.  `name` is its directory in the box's scratch space, so the same name is
+    the same content in a later run of the box.  With `lowers` (topmost first) it is an overlay,
+    copy-on-write over them; without, the plain directory."""
+
+    name: str
+    target: str
+    lowers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foundation:
+    """What the launcher makes once: the root every box starts from, and where scratch lives.
+
+    `uid`/`gid` are the box user's ids as the launcher sees them; `filter` is the seccomp program
+    (`struct sock_filter[]`) in hex; `images` is the directory of scratch images, or None for
+    scratch in memory.
+    """
+
+    rootless: bool
+    base_dir: str
+    scratch_dir: str
+    images: str | None
+    uid: int
+    gid: int
+    filter: str
+    binds: tuple[BindMount, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    """Path and content (Latin-1 text standing for bytes)."""
+    dirs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One program in one box.  Everything that is done with privilege is named here."""
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    cwd: str
+    scratch: tuple[ScratchMount, ...]
+    binds: tuple[BindMount, ...] = ()
+    shm_bytes: int = 64 << 20
+    hostname: str = "era"
+    inside_uid: int = 1000
+    inside_gid: int = 1000
+    rlimits: tuple[tuple[str, int], ...] = ()
+    masked: tuple[str, ...] = ()
+    """Files and directories of the box's /proc that are covered."""
+    read_only: tuple[str, ...] = ()
+    """Parts of the box's /proc that are made read-only."""
+    egress: bool = False
+    """Whether proxy and name service sockets are opened in the box's network."""
+
+
+def encode(value: Plan | Foundation) -> bytes:
+    """The plan as bytes: JSON, ASCII only, so that any string passes unchanged."""
+    return json.dumps(asdict(value), separators=(",", ":")).encode("ascii")
+
+
+def _build(cls: Any, raw: dict[str, Any], nested: dict[str, Any]) -> Any:
+    known = {f.name for f in fields(cls)}
+    unknown = raw.keys() - known
+    if unknown:
+        raise ValueError(f"{cls.__name__}: unknown members {sorted(unknown)}")
+    values = {
+        key: tuple(_build(nested[key], item, {}) for item in value)
+        if key in nested
+        else _tuples(value)
+        for key, value in raw.items()
+    }
+    return cls(**values)
+
+
+def decode_plan(data: bytes) -> Plan:
+    """The plan that `encode` wrote; ValueError or TypeError for anything else."""
+    plan = _build(Plan, json.loads(data), {"scratch": ScratchMount, "binds": BindMount})
+    assert isinstance(plan, Plan)
+    return plan
+
+
+def decode_foundation(data: bytes) -> Foundation:
+    """The foundation that `encode` wrote; ValueError or TypeError for anything else."""
+    foundation = _build(Foundation, json.loads(data), {"binds": BindMount})
+    assert isinstance(foundation, Foundation)
+    return foundation

@@ -1,0 +1,117 @@
+"""From what is asked for to a plan: every default of a box, with its reason."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from era import layout
+from era.sandbox.base import BoxSpec, Limits, Program
+from era.sandbox.plan import BindMount, Plan, ScratchMount
+
+MASKED: Final = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/bus",
+    "/proc/config.gz",
+    "/proc/driver",
+    "/proc/fs",
+    "/proc/interrupts",
+    "/proc/iomem",
+    "/proc/ioports",
+    "/proc/irq",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/key-users",
+    "/proc/keys",
+    "/proc/kmsg",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
+    "/proc/latency_stats",
+    "/proc/modules",
+    "/proc/mtrr",
+    "/proc/pressure",
+    "/proc/sched_debug",
+    "/proc/schedstat",
+    "/proc/scsi",
+    "/proc/softirqs",
+    "/proc/swaps",
+    "/proc/sysrq-trigger",
+    "/proc/sysvipc",
+    "/proc/timer_list",
+    "/proc/tty",
+    "/proc/vmallocinfo",
+    "/proc/vmstat",
+    "/proc/zoneinfo",
+    "/proc/sys/kernel/random/boot_id",
+)
+"""What tells of the host or its kernel's inside and no program needs."""
+
+READ_ONLY: Final = ("/proc/sys",)
+
+_SHM_SHARE: Final = 2
+"""Shared memory may hold half of the memory limit: its pages count as the box's memory anyway."""
+
+
+def rlimits(limits: Limits) -> tuple[tuple[str, int], ...]:
+    """Per-process limits, beside the cgroup's limits for the whole tree.
+
+    No core files (they would reach the host's handler); no file above the disk limit; process count
+    by rlimit too, for hosts without a pids controller; message queues are off because they count
+    against no limit of the box.
+    """
+    return (
+        ("RLIMIT_CORE", 0),
+        ("RLIMIT_FSIZE", limits.disk_bytes),
+        ("RLIMIT_MEMLOCK", 8 << 20),
+        ("RLIMIT_MSGQUEUE", 0),
+        ("RLIMIT_NICE", 0),
+        ("RLIMIT_NOFILE", limits.open_files),
+        ("RLIMIT_NPROC", limits.pids),
+        ("RLIMIT_RTPRIO", 0),
+        ("RLIMIT_SIGPENDING", 4096),
+        ("RLIMIT_STACK", 8 << 20),
+    )
+
+
+def _scratch(spec: BoxSpec) -> tuple[ScratchMount, ...]:
+    places = {layout.HOME: ScratchMount(name="home", target=layout.HOME)}
+    places[layout.TMP] = ScratchMount(name="tmp", target=layout.TMP)
+    for index, overlay in enumerate(spec.overlays):
+        name = places[overlay.target].name if overlay.target in places else f"scratch-{index}"
+        places[overlay.target] = ScratchMount(
+            name=name, target=overlay.target, lowers=overlay.lowers
+        )
+    workspace = ScratchMount(name="workspace", target=layout.WORKSPACE, lowers=spec.workspace)
+    return (workspace, *places.values())
+
+
+def plan(spec: BoxSpec, program: Program, *, egress: bool) -> Plan:
+    """The plan of one run of `program` in a box of `spec`.
+
+    Raises:
+        ValueError: for what can never be a plan (an empty argument list, a relative path).
+    """
+    if not program.argv or not program.argv[0].startswith("/"):
+        raise ValueError("argv begins with the absolute path of a program")
+    binds = tuple(
+        BindMount(source=bind.source, target=bind.target, writable=bind.writable)
+        for bind in spec.binds
+    )
+    scratch = _scratch(spec)
+    for path in (program.cwd, *(m.target for m in scratch), *(m.target for m in binds)):
+        if not path.startswith("/") or ".." in path.split("/"):
+            raise ValueError(f"not an absolute path: {path!r}")
+    return Plan(
+        argv=program.argv,
+        env=tuple(program.env.items()),
+        cwd=program.cwd,
+        scratch=scratch,
+        binds=binds,
+        shm_bytes=max(1 << 20, spec.limits.memory_bytes // _SHM_SHARE),
+        inside_uid=layout.UID,
+        inside_gid=layout.GID,
+        rlimits=rlimits(spec.limits),
+        masked=MASKED,
+        read_only=READ_ONLY,
+        egress=egress,
+    )
