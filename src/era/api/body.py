@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from starlette.types import Receive, Scope
 
@@ -13,6 +14,8 @@ from era import jsontext
 from era.errors import InputError, TooLargeError
 
 T = TypeVar("T")
+
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 
 
 class ClientGoneError(Exception):
@@ -52,7 +55,7 @@ async def stream(scope: Scope, receive: Receive, limit: int, code: str) -> Async
 
 
 async def read_object(scope: Scope, receive: Receive, limit: int) -> dict[str, Any]:
-    """The JSON object of a request; an empty body is `{}`, and members that are null are absent.
+    """The JSON object of a request; an empty body is `{}`.
 
     Raises:
         InputError: `invalid_json`, `invalid_body`.
@@ -66,7 +69,7 @@ async def read_object(scope: Scope, receive: Receive, limit: int) -> dict[str, A
     value = parse(raw)
     if not isinstance(value, dict):
         raise InputError("invalid_body")
-    return {name: member for name, member in value.items() if member is not None}
+    return value
 
 
 def parse(raw: bytes) -> Any:
@@ -78,8 +81,9 @@ def parse(raw: bytes) -> Any:
     try:
         return jsontext.loads(raw)
     except jsontext.JsonTextError as error:
-        comments = b"//" in raw or b"#" in raw
-        hint = "JSON has no comments; remove text after # or //." if comments else None
+        outside = _STRING.sub(b'""', raw)
+        comments = b"//" in outside or b"/*" in outside or b"#" in outside
+        hint = "JSON has no comments; remove what follows # or //" if comments else None
         raise InputError("invalid_json", message=str(error), hint=hint) from None
 
 

@@ -1,0 +1,101 @@
+"""The OpenAPI document, made from the operations themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from era.api.answers import JSON
+from era.api.answers_schema import Error
+from era.api.routing import Operation
+from era.errors import CODES
+
+_REFERENCE: Final = "#/components/schemas/{model}"
+_COMMON: Final = ("unauthorized", "shutting_down", "internal")
+_PARAMETER: Final = re.compile(r"{(\w+)(?::\w+)?}")
+
+Json = dict[str, Any]
+
+
+def document(operations: Iterable[Operation], *, version: str, authenticated: bool) -> Json:
+    """The whole document."""
+    all_operations = tuple(operations)
+    references, schemas = _schemas(all_operations)
+    paths: dict[str, Json] = {}
+    for operation in all_operations:
+        path = _PARAMETER.sub(r"{\1}", operation.path)
+        paths.setdefault(path, {})[operation.method.lower()] = _operation(operation, references)
+    out: Json = {
+        "openapi": "3.1.0",
+        "info": {"title": "ERA", "version": version},
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+    if authenticated:
+        out["security"] = [{"key": []}]
+    return out
+
+
+References = dict[Any, Json]
+
+
+def _schemas(operations: tuple[Operation, ...]) -> tuple[References, Json]:
+    """Every model used: how it is referred to, and its schema."""
+    bodies = [o.body for o in operations if isinstance(o.body, type)]
+    answers = [o.answer for o in operations if isinstance(o.answer, type)]
+    wanted: dict[type[BaseModel], JsonSchemaMode] = dict.fromkeys(bodies, "validation")
+    wanted |= dict.fromkeys([*answers, Error], "serialization")
+    references, definitions = models_json_schema(list(wanted.items()), ref_template=_REFERENCE)
+    return {model: ref for (model, _), ref in references.items()}, definitions["$defs"]
+
+
+def _operation(operation: Operation, references: References) -> Json:
+    out: Json = {
+        "summary": operation.summary,
+        "operationId": operation.handler.__name__,
+        "parameters": _parameters(operation),
+        "responses": _responses(operation, references),
+    }
+    if operation.body is True:
+        out["requestBody"] = _content("*/*", {"type": "string", "format": "binary"})
+    elif isinstance(operation.body, type):
+        out["requestBody"] = _content(JSON, references[operation.body])
+    return out
+
+
+def _content(media_type: str, schema: Json) -> Json:
+    return {"content": {media_type: {"schema": schema}}}
+
+
+def _parameters(operation: Operation) -> list[Json]:
+    in_path = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in _PARAMETER.findall(operation.path)
+    ]
+    in_query = [
+        {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
+        for name, text in operation.query.items()
+    ]
+    return in_path + in_query
+
+
+def _responses(operation: Operation, references: References) -> Json:
+    if isinstance(operation.answer, str):
+        success = _content(operation.answer, {"type": "string", "format": "binary"})
+    else:
+        success = _content(JSON, references[operation.answer])
+    out: Json = {str(operation.status): {"description": operation.summary, **success}}
+    codes: dict[int, list[str]] = {}
+    for name in (*operation.errors, *_COMMON):
+        codes.setdefault(CODES[name].status, []).append(name)
+    for status, names in sorted(codes.items()):
+        described = {"description": ", ".join(dict.fromkeys(names))}
+        out[str(status)] = {**described, **_content(JSON, references[Error])}
+    return out

@@ -1,0 +1,138 @@
+"""What requests may hold: one strict model per body, for the checks and for the OpenAPI document.
+
+Unknown members are kept apart by pydantic (`extra="allow"`) and reported by `parse`.  Null members
+are removed before a model sees a body.  `Must` says what a field's value must be, in the words of
+the error; plain types have their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+@dataclass(frozen=True, slots=True)
+class Must:
+    """The end of "<field> must be ..." for a field whose type does not say it."""
+
+    expectation: str
+
+
+class Body(BaseModel):
+    """A request body: types are strict, so `"10"` is no number and `true` is no number."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+POSITIVE = "a positive number"
+
+Seconds = Annotated[float, Must(POSITIVE)]
+Strings = Annotated[list[str], Must("an array of strings")]
+Variables = Annotated[
+    dict[str, Any],
+    Field(json_schema_extra={"additionalProperties": {"type": "string"}}),
+    Must("an object of strings"),
+]
+JsonObject = dict[str, Any]
+
+
+class FileBody(BaseModel):
+    """One file of a one-shot execution."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    content: str
+    encoding: Literal["utf-8", "base64"] = "utf-8"
+
+
+class ExecuteBody(Body):
+    """POST /api/execute."""
+
+    code: str = Field(description="The program; not empty.")
+    language: str = Field(description="python, node, typescript, go, deno, or an alias of one.")
+    timeout: Seconds | None = Field(None, description="Seconds, fractions allowed; 0: the default.")
+    timeout_ms: Seconds | None = Field(None, description="The same in milliseconds.")
+    env: Variables | None = Field(None, description="Environment variables of the program.")
+    envs: Variables | None = Field(None, description="The same as `env`.")
+    files: (
+        Annotated[
+            dict[str, str | FileBody],
+            Must('an object of path to text, or to {"content","encoding":"utf-8"|"base64"}'),
+        ]
+        | None
+    ) = Field(None, description="Files placed in the workspace first.")
+    stdin: str | None = Field(None, description="Fed to the program, then end of file.")
+    args: Strings | None = Field(None, description="Arguments after the program name.")
+    allowInternetAccess: bool | None = Field(None, description="Reach public addresses.")  # noqa: N815 - wire name
+    cpu_count: int | None = None
+    memory_mib: int | None = None
+
+
+class RunBody(Body):
+    """POST /api/sessions/{id}/run."""
+
+    code: str | None = Field(None, description="The program; stored code when absent or blank.")
+    command: str | None = Field(None, description="A shell command instead of code.")
+    timeout: Seconds | None = Field(None, description="Seconds, fractions allowed; 0: the default.")
+    timeout_ms: Seconds | None = Field(None, description="The same in milliseconds.")
+    env: Variables | None = Field(None, description="For this run only; never stored.")
+    envs: Variables | None = Field(None, description="The same as `env`.")
+    stdin: str | None = Field(None, description="Fed to the program, then end of file.")
+    args: Strings | None = Field(None, description="Arguments after the program name.")
+    update_data: JsonObject | None = Field(None, description="Merged into `data` before the run.")
+    wait_for_setup: bool | None = Field(None, description="False: do not wait for the setup.")
+    cancel_on_disconnect: bool | None = Field(None, description="End the run when you hang up.")
+
+
+class CreateBody(Body):
+    """POST /api/sessions."""
+
+    id: str | None = Field(None, description="1 to 128 of A-Z a-z 0-9 - _; generated if absent.")
+    session_id: str | None = Field(None, description="The same as `id`.")
+    language: str
+    persistent: bool | None = Field(None, description="Keep the files that runs leave; true.")
+    metadata: JsonObject | None = Field(
+        None, description="Stored and returned; code never sees it."
+    )
+    data: Any = Field(None, description="Shown to code as .session_data.json; default {}.")
+    setup: JsonObject | None = Field(None, description="Packages and commands to install once.")
+    allowInternetAccess: bool | None = None  # noqa: N815 - wire name
+    allowPublicAccess: bool | None = None  # noqa: N815 - wire name
+    default_timeout: Seconds | None = Field(None, description="Seconds; the default of its runs.")
+    cpu_count: int | None = None
+    memory_mib: int | None = None
+
+
+class PatchBody(Body):
+    """PATCH /api/sessions/{id}; a `default_timeout` of null unsets it."""
+
+    default_timeout: Seconds | None = None
+    allowInternetAccess: bool | None = None  # noqa: N815 - wire name
+    allowPublicAccess: bool | None = None  # noqa: N815 - wire name
+    metadata: JsonObject | None = None
+    data: Any = None
+
+
+class CopyBody(Body):
+    """POST /api/sessions/{id}/duplicate."""
+
+    id: str | None = None
+    session_id: str | None = None
+    new_id: str | None = None
+    data: Any = Field(None, description="Instead of the source's data.")
+    include_files: bool | None = Field(None, description="Default: when the source is persistent.")
+
+
+class SetupBody(Body):
+    """POST /api/sessions/{id}/setup."""
+
+    setup: JsonObject | None = Field(None, description="Instead of the stored setup.")
+
+
+class CodeBody(Body):
+    """PUT /api/sessions/{id}/code."""
+
+    code: str = Field(description="Not empty.")
+    description: str | None = Field(None, description="The old one stays when absent.")
