@@ -287,6 +287,28 @@ async def test_output_beyond_the_cap_is_dropped_and_flagged(
 
 
 @pytest.mark.anyio
+async def test_the_tail_of_the_output_can_be_kept_instead(driver: Driver, tools: BoxTools) -> None:
+    watch = Watch(b"last")
+    code = "print('first' + 'x' * 300_000 + 'last', end='')"
+    async with driver.box(BoxSpec()) as box:
+        ended = await box.run(python(tools, code, output_bytes=1000, tail=True), watch)
+    assert (ended.stdout, ended.stdout_truncated) == (b"x" * 996 + b"last", True)
+    assert bytes(watch.seen) == b"first" + b"x" * 300_000 + b"last"
+
+
+@pytest.mark.anyio
+async def test_cancel_counts_from_the_moment_a_run_was_asked_for(
+    driver: Driver, tools: BoxTools
+) -> None:
+    async with driver.box(BoxSpec()) as box:
+        task = asyncio.create_task(box.run(shell(tools, "sleep 600", timeout_seconds=60)))
+        await asyncio.sleep(0)
+        box.cancel()
+        ended = await task
+    assert (ended.cancelled, ended.timed_out) == (True, False)
+
+
+@pytest.mark.anyio
 async def test_output_that_just_fits_is_not_flagged(driver: Driver, tools: BoxTools) -> None:
     ended = await one(driver, python(tools, "print('x' * 99, end='')", output_bytes=99))
     assert (len(ended.stdout), ended.stdout_truncated) == (99, False)

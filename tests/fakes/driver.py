@@ -136,19 +136,23 @@ def _copy_times(view: str, upper: str) -> None:
 
 @dataclass(slots=True)
 class _Pump:
-    """Reads one stream to its end, keeping the first `limit` bytes."""
+    """Reads one stream to its end, keeping the first `limit` bytes, or the last."""
 
     name: str
     limit: int
+    tail: bool
     sink: OutputSink | None
     kept: bytearray = field(default_factory=bytearray)
     truncated: bool = False
 
     async def run(self, reader: asyncio.StreamReader) -> None:
         while chunk := await reader.read(_CHUNK):
-            room = chunk[: self.limit - len(self.kept)]
-            self.truncated = self.truncated or len(room) < len(chunk)
+            room = chunk if self.tail else chunk[: self.limit - len(self.kept)]
             self.kept += room
+            self.truncated = self.truncated or len(room) < len(chunk)
+            if len(self.kept) > self.limit:
+                self.truncated = True
+                del self.kept[: -self.limit]
             if room and self.sink is not None:
                 self.sink(self.name, room)
 
@@ -273,7 +277,9 @@ class ProcessBox:
         sink: OutputSink | None,
         report: int,
     ) -> Exit:
-        pumps = [_Pump(name, program.output_bytes, sink) for name in ("stdout", "stderr")]
+        pumps = [
+            _Pump(name, program.output_bytes, program.tail, sink) for name in ("stdout", "stderr")
+        ]
         streams = zip(pumps, (process.stdout, process.stderr), strict=True)
         tasks = [asyncio.create_task(pump.run(stream)) for pump, stream in streams if stream]
         if process.stdin is not None:
