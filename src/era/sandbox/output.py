@@ -20,15 +20,32 @@ def cut_at_character(data: bytes) -> bytes:
     return data
 
 
+def cut_before_character(data: bytes) -> bytes:
+    """`data` without the rest of a UTF-8 character that was cut at its beginning."""
+    for index in range(min(3, len(data))):
+        if data[index] & 0xC0 != 0x80:
+            return data[index:]
+    return data
+
+
 class Pump:
     """Reads the pipe `fd` (owned from now on) to its end within the running event loop.
 
-    `kept` holds at most `cap` bytes; `on_data` sees each kept piece as it comes.
+    `kept` holds at most `cap` bytes, the first ones or with `tail` the last; `on_data` sees each
+    kept piece as it comes (with `tail`, every piece).
     """
 
-    def __init__(self, fd: int, cap: int, on_data: Callable[[bytes], None] | None) -> None:
+    def __init__(
+        self,
+        fd: int,
+        cap: int,
+        on_data: Callable[[bytes], None] | None = None,
+        *,
+        tail: bool = False,
+    ) -> None:
         self._fd = fd
         self._cap = cap
+        self._tail = tail
         self._on_data = on_data
         self._kept = bytearray()
         self.truncated = False
@@ -41,7 +58,9 @@ class Pump:
     def kept(self) -> bytes:
         """What was kept, cut at a character boundary when there was more."""
         data = bytes(self._kept)
-        return cut_at_character(data) if self.truncated else data
+        if not self.truncated:
+            return data
+        return cut_before_character(data) if self._tail else cut_at_character(data)
 
     def _readable(self) -> None:
         try:
@@ -53,14 +72,24 @@ class Pump:
         if not data:
             self.close()
             return
+        data = self._keep(data)
+        if data and self._on_data is not None:
+            self._on_data(data)
+
+    def _keep(self, data: bytes) -> bytes:
+        """Add `data` within the bound; the part that a sink sees."""
         room = self._cap - len(self._kept)
-        if len(data) > room:
-            self.truncated = True
-            data = data[: max(0, room)]
-        if data:
+        if len(data) <= room:
             self._kept += data
-            if self._on_data is not None:
-                self._on_data(data)
+            return data
+        self.truncated = True
+        if self._tail:
+            self._kept += data
+            del self._kept[: len(self._kept) - self._cap]
+            return data
+        data = data[:room]
+        self._kept += data
+        return data
 
     def close(self) -> None:
         """Stop reading; what was kept stays."""

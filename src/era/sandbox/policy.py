@@ -55,13 +55,12 @@ _SHM_SHARE: Final = 2
 def rlimits(limits: Limits) -> tuple[tuple[str, int], ...]:
     """Per-process limits, beside the cgroup's limits for the whole tree.
 
-    No core files (they would reach the host's handler); no file above the disk limit; process count
+    No core files (they would reach the host's handler); process count
     by rlimit too, for hosts without a pids controller; message queues are off because they count
     against no limit of the box.
     """
     return (
         ("RLIMIT_CORE", 0),
-        ("RLIMIT_FSIZE", limits.disk_bytes),
         ("RLIMIT_MEMLOCK", 8 << 20),
         ("RLIMIT_MSGQUEUE", 0),
         ("RLIMIT_NICE", 0),

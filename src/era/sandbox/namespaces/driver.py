@@ -368,7 +368,8 @@ class _Run:
     def _pipe(self, name: str, sink: OutputSink | None) -> int:
         read, write = os.pipe2(os.O_CLOEXEC)
         on_data = None if sink is None else lambda data: sink(name, data)
-        self._pumps.append(Pump(read, self._program.output_bytes, on_data))
+        program = self._program
+        self._pumps.append(Pump(read, program.output_bytes, on_data, tail=program.tail))
         return write
 
     # -- what process 1 of the box says --
@@ -546,4 +547,4 @@ def _finished_pump() -> Pump:
     """A pump of nothing, for output that goes elsewhere."""
     read, write = os.pipe2(os.O_CLOEXEC)
     os.close(write)
-    return Pump(read, 0, None)
+    return Pump(read, 0)

@@ -1,7 +1,7 @@
 """The server's side of the launcher: start it, speak with it, notice its end.
 
 All of it runs in the server's event loop; nothing here forks the server: the launcher is started
-through `subprocess` once, with a socket as its descriptor 3.
+through `subprocess` once, with a socket that it inherits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _START_SECONDS: Final = 30.0
 """Far above the 50 ms a start takes; only a host in trouble needs longer."""
 _PROGRAM: Final = (
     "import sys; sys.path.append(sys.argv[1]); "
-    "from era.sandbox.namespaces.child.launcher import main; main()"
+    "from era.sandbox.namespaces.child.launcher import main; main(int(sys.argv[2]))"
 )
 
 
@@ -76,11 +76,9 @@ class Launcher:
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         source = os.path.dirname(os.path.dirname(os.path.abspath(era.__file__)))
-        shell = f'exec "$@" 3<&{theirs.fileno()} {theirs.fileno()}<&-'
         try:
-            # Descriptor 3 exactly: the launcher reads it there and closes nothing else it needs.
             self._process = subprocess.Popen(  # noqa: ASYNC220 - once, at start
-                ["/bin/sh", "-c", shell, "sh", python, "-I", "-S", "-B", "-c", _PROGRAM, source],
+                [python, "-I", "-S", "-B", "-c", _PROGRAM, source, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -36,7 +36,8 @@ PROXY_PORT = 3128
 DNS_PORT = 53
 _STOP = b"TERM"
 _NAMESPACES = sys.CLONE_NEWNS | sys.CLONE_NEWNET | sys.CLONE_NEWIPC | sys.CLONE_NEWUTS
-_EXEC_FAILED = 127
+_NOT_FOUND = 127
+_NOT_EXECUTABLE = 126
 
 
 class StepError(Exception):
@@ -182,13 +183,19 @@ def _become_program(
         sys.prctl(sys.PR_SET_NO_NEW_PRIVS, 1)
         step = "filter"
         seccomp.install()
-        step = "exec"
-        os.execve(plan.argv[0], plan.argv, dict(plan.env))
+        _exec(plan)
     except OSError as error:
         os.write(failure_fd, f"{error.errno or 0} {step}".encode())
-    except ValueError:
-        os.write(failure_fd, f"{errno.EINVAL} {step}".encode())
-    os._exit(_EXEC_FAILED)
+    os._exit(_NOT_EXECUTABLE)
+
+
+def _exec(plan: Plan) -> NoReturn:
+    """Become the program; one that cannot be started ends as a shell would say it (126, 127)."""
+    try:
+        os.execve(plan.argv[0], plan.argv, dict(plan.env))
+    except OSError as error:
+        os.write(2, f"{plan.argv[0]}: {error.strerror}\n".encode())
+        os._exit(_NOT_FOUND if error.errno == errno.ENOENT else _NOT_EXECUTABLE)
 
 
 def _lock_down_init(seccomp: sys.FilterProgram) -> None:

@@ -1,7 +1,7 @@
 """The launcher: a small single-threaded process that makes boxes for the server.
 
 The server is threaded and must not fork itself; this process forks for it.  It is started with a
-socket as descriptor 3 and ends, with every box, when the server does.  As root it keeps its
+socket to it and ends, with every box, when the server does.  As root it keeps its
 capabilities; rootless it has them inside a user namespace of its own only.  It is process 1 of a pid
 namespace, so that its death, however it comes, kills every box (pid_namespaces(7)).
 
@@ -22,8 +22,6 @@ from era.sandbox.namespaces.child import mounts, wire
 from era.sandbox.namespaces.child import syscalls as sys
 from era.sandbox.namespaces.child.scratch import Scratch, Space
 from era.sandbox.plan import Foundation, decode_foundation, decode_plan
-
-CONTROL_FD = 3
 
 
 class _OpenBox:
@@ -192,7 +190,6 @@ def _enter_namespaces(foundation: Foundation) -> None:
 
 def _wait_for(pid: int) -> NoReturn:
     """The outer process: lives as long as the launcher proper, and dies with the server."""
-    os.close(CONTROL_FD)
     _, status = os.waitpid(pid, 0)
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
@@ -205,19 +202,19 @@ def _prepare(foundation: Foundation) -> None:
     sys.mount(None, foundation.scratch_dir, None, sys.MS_PRIVATE)
 
 
-def main() -> NoReturn:
+def main(control_fd: int) -> NoReturn:
     """Entry point; see the module's docstring.  Refusals at start are reported as `failed`."""
     sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the server alone decides when this process ends
-    control = socket.socket(fileno=CONTROL_FD)
+    control = socket.socket(fileno=control_fd)
     control.set_inheritable(False)
     foundation = _receive_foundation(control)
     try:
         _enter_namespaces(foundation)
         pid = os.fork()
         if pid:
-            control.detach()
+            control.close()
             _wait_for(pid)
         sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
         _prepare(foundation)

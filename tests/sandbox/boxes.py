@@ -1,0 +1,47 @@
+"""A started namespaces driver on a plain image of this host, for tests of the sandbox alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from era import layout
+from era.sandbox.base import Bind, Egress, RootImage
+from era.sandbox.namespaces.cgroups.detect import detect
+from era.sandbox.namespaces.driver import NamespacesDriver, Place
+
+LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+
+
+def host_image() -> RootImage:
+    """The host's /usr, read-only, and the least that programs need beside it."""
+    links = {path: os.readlink(path) for path in LINKS if os.path.islink(path)}
+    passwd = f"era:x:{layout.UID}:{layout.GID}::{layout.HOME}:/bin/bash\n"
+    return RootImage(
+        binds=(Bind(source="/usr", target="/usr"),),
+        links=links,
+        files={"/etc/passwd": passwd.encode()},
+        dirs=(layout.WORKSPACE, layout.TMP, layout.HOME),
+    )
+
+
+@asynccontextmanager
+async def namespaces_driver(
+    directory: str, *, on_disk: bool = True, egress: Egress | None = None
+) -> AsyncIterator[NamespacesDriver]:
+    """A driver that works below `directory`; scratch in images on disk or in memory."""
+    for name in ("base", "scratch", "images"):
+        os.makedirs(os.path.join(directory, name), exist_ok=True)
+    place = Place(
+        base_dir=os.path.join(directory, "base"),
+        scratch_dir=os.path.join(directory, "scratch"),
+        images=os.path.join(directory, "images") if on_disk else None,
+        helper_python="/usr/bin/python3",
+    )
+    driver = NamespacesDriver(place, host_image(), detect(), egress)
+    try:
+        await driver.start()
+        yield driver
+    finally:
+        await driver.close()
