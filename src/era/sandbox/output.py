@@ -22,10 +22,10 @@ def cut_at_character(data: bytes) -> bytes:
 
 def cut_before_character(data: bytes) -> bytes:
     """`data` without the rest of a UTF-8 character that was cut at its beginning."""
-    for index in range(min(3, len(data))):
-        if data[index] & 0xC0 != 0x80:
-            return data[index:]
-    return data
+    start = 0
+    while start < min(3, len(data)) and data[start] & 0xC0 == 0x80:
+        start += 1
+    return data[start:]
 
 
 class Pump:

@@ -1,0 +1,122 @@
+"""cgroup v1 on the real hierarchies; v2 on a directory tree that stands for one.
+
+The hosts this suite was written on have no v2 controllers.  A directory is not a cgroup: it keeps
+what is written and enforces nothing, so the v2 tests prove the right files and values only.  The
+limits themselves are tested from inside a box, on whatever the host has.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from era.sandbox.base import Limits
+from era.sandbox.namespaces.cgroups import detect
+from era.sandbox.namespaces.cgroups.none import NoCgroups
+from era.sandbox.namespaces.cgroups.v1 import CgroupsV1
+from era.sandbox.namespaces.cgroups.v2 import CgroupsV2, GroupV2
+
+
+def tree(directory: str, files: dict[str, str]) -> str:
+    os.makedirs(directory, exist_ok=True)
+    for name, text in files.items():
+        with open(os.path.join(directory, name), "w", encoding="ascii") as file:
+            file.write(text)
+    return directory
+
+
+def text(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()
+
+
+CONTROL_FILES = dict.fromkeys(
+    ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max", "cgroup.procs"),
+    "",
+)
+
+
+@pytest.fixture
+def group_tree(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A parent whose new directories get the control files a kernel would put there."""
+    parent = str(tmp_path_factory.mktemp("unified"))
+    tree(parent, {"cgroup.procs": "", "cgroup.subtree_control": ""})
+    make = os.mkdir
+
+    def mkdir(path: str, mode: int = 0o777, **more: int) -> None:
+        make(path, mode, **more)
+        if path.startswith(parent):
+            tree(path, {**CONTROL_FILES, "cgroup.subtree_control": ""})
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    return parent
+
+
+def test_v2_writes_every_limit(group_tree: str) -> None:
+    cgroups = CgroupsV2(group_tree, "era-1-2")
+    group = cgroups.create("box-1", Limits(memory_bytes=1 << 20, cpus=1.5, pids=9))
+    home = f"{group_tree}/era-1-2"
+    assert text(f"{home}/box-1/memory.max") == str(1 << 20)
+    assert text(f"{home}/box-1/memory.swap.max") == "0"
+    assert text(f"{home}/box-1/memory.oom.group") == "1"
+    assert text(f"{home}/box-1/pids.max") == "9"
+    assert text(f"{home}/box-1/cpu.max") == "150000 100000"
+    assert text(f"{home}/cgroup.subtree_control") == "+cpu +memory +pids"
+    assert text(f"{group_tree}/cgroup.subtree_control") == "+cpu +memory +pids"
+    assert text(f"{group_tree}/era-1-2-self/cgroup.procs") == str(os.getpid())
+    for fd in group.join_fds:
+        os.close(fd)
+
+
+def test_v2_reads_usage(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = str(tmp_path_factory.mktemp("group"))
+    group = GroupV2.__new__(GroupV2)
+    group._path = path
+    figures = {
+        "cpu.stat": "usage_usec 1234\nuser_usec 1000\n",
+        "memory.events": "low 0\noom 3\noom_kill 2\n",
+    }
+    tree(path, figures)
+    assert group.read().peak_memory_bytes is None
+    tree(path, {"memory.peak": "4096\n"})
+    reading = group.read()
+    assert (reading.cpu_ns, reading.peak_memory_bytes, reading.oom_kills) == (1_234_000, 4096, 2)
+
+
+def test_v1_groups_come_and_go() -> None:
+    parents = detect.find_v1()
+    assert parents is not None, "this test needs the cgroup v1 hierarchies of a root service"
+    cgroups = CgroupsV1(parents, f"{detect.service_name()}-test")
+    try:
+        group = cgroups.create("box-1", Limits(memory_bytes=32 << 20, cpus=0.5, pids=5))
+        home = f"{parents['memory']}/{detect.service_name()}-test/box-1"
+        assert text(f"{home}/memory.limit_in_bytes").strip() == str(32 << 20)
+        reading = group.read()
+        assert (reading.cpu_ns, reading.oom_kills) == (0, 0)
+        group.remove()
+        assert not os.path.exists(home)
+    finally:
+        cgroups.close()
+
+
+def test_groups_of_a_dead_service_are_swept() -> None:
+    parents = detect.find_v1()
+    assert parents is not None, "this test needs the cgroup v1 hierarchies of a root service"
+    dead = f"{parents['pids']}/era-{os.getpid()}-1"  # this pid, but another start time
+    alive = f"{parents['pids']}/{detect.service_name()}"
+    os.makedirs(f"{dead}/box-9")
+    os.makedirs(f"{alive}/box-9")
+    try:
+        detect.sweep(parents["pids"])
+        assert not os.path.exists(dead)
+        assert os.path.exists(alive)
+    finally:
+        os.rmdir(f"{alive}/box-9")
+        os.rmdir(alive)
+
+
+def test_without_cgroups_it_says_so() -> None:
+    keeper = NoCgroups()
+    assert any("memory" in words for words in keeper.unenforced)
+    assert keeper.create("x", Limits()).join_fds == ()
