@@ -318,3 +318,8 @@ def _check_together(settings: Settings) -> None:
                 f"{low} ({low_value:g}) must be at most {high} ({high_value:g})",
                 f"Lower {low} or raise {high}.",
             )
+
+
+def run_by_default() -> bool:
+    """Whether `AGENT_MODE` says that the program without a command is the server."""
+    return os.environ.get("AGENT_MODE", "").lower() in ("http", "server")

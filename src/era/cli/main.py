@@ -1,0 +1,182 @@
+"""The command line: the argument tree, and what each way to fail exits with.
+
+Commands import what they need when they run, so that the help is quick.  Exit codes: 0 done; 1 the
+server cannot start (serve, doctor); 2 wrong usage; 125 the service refused or cannot be reached;
+commands that run a program give the program's own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+WRONG_USAGE: Final = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Common:
+    """What every command is told."""
+
+    log_level: str | None = None
+    log_file: str | None = None
+    json: bool = False
+
+
+Injected = Annotated[Common, Parameter(parse=False)]
+Switch = Annotated[bool, Parameter(negative="")]
+Repeated = Annotated[list[str] | None, Parameter(negative="")]
+
+app = App(
+    name="era",
+    help="Run untrusted code in isolated boxes.",
+    help_flags=["--help", "-h"],
+    version_flags=[],
+    help_format="plaintext",
+    result_action="return_value",
+)
+
+
+@app.command(alias="server")
+def serve(
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    addr: str | None = None,
+    state_dir: str | None = None,
+    isolation: Literal["auto", "microvm", "gvisor", "namespaces", "process"] | None = None,
+    common: Injected,
+) -> int:
+    """Run the server until it is told to stop.
+
+    Parameters
+    ----------
+    host
+        Listening address.
+    port
+        Listening port.
+    addr
+        Both in one: 127.0.0.1:8080, or :8080 for the port alone.
+    state_dir
+        Where everything is kept.
+    isolation
+        Isolation tier.
+    """
+    from era.cli.serve import run
+
+    return run(host, port, addr, state_dir, isolation, common)
+
+
+@app.command
+def doctor(*, state_dir: str | None = None, plan: Switch = False, common: Injected) -> int:
+    """Check what the server needs; exit 1 if it could not start.
+
+    Parameters
+    ----------
+    state_dir
+        Where everything is kept.
+    plan
+        Print the plan of a box and nothing else.
+    """
+    from era.cli.doctor import run
+
+    return run(state_dir, plan, common)
+
+
+@app.command
+def execute(
+    *,
+    language: str,
+    code: str | None = None,
+    file: str | None = None,
+    timeout: float | None = None,
+    env: Repeated = None,
+    allow_internet: Switch = False,
+    url: str | None = None,
+    api_key: str | None = None,
+    common: Injected,
+) -> int:
+    """Run code once on a server; exit with the program's exit code.
+
+    Parameters
+    ----------
+    language
+        python, node, typescript, go or deno.
+    code
+        The program; read from --file or standard input when not given.
+    file
+        File that holds the program.
+    timeout
+        Seconds, fractions allowed.
+    env
+        NAME=value; may be given more than once.
+    allow_internet
+        Let the program reach public addresses.
+    url
+        Address of the server.
+    api_key
+        Key of the server.
+    """
+    from era.cli.execute import run
+
+    return run(language, code, file, timeout, env or [], allow_internet, url, api_key, common)
+
+
+@app.command
+def version(*, common: Injected) -> int:
+    """Print the version."""
+    from era.cli.version import run
+
+    return run(common)
+
+
+@app.meta.default
+def _launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    log_level: Literal["debug", "info", "warn", "error"] | None = None,
+    log_file: str | None = None,
+    json: Switch = False,
+) -> int:
+    """Take the flags of every command out, and run the command.
+
+    Parameters
+    ----------
+    log_level
+        Least level that is logged.
+    log_file
+        Where the log goes.
+    json
+        Print the raw answer.
+    """
+    if not tokens:
+        tokens = _default_command()
+    command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    common = Common(log_level=log_level, log_file=log_file, json=json)
+    injected: dict[str, Any] = {name: common for name in ignored if name == "common"}
+    return int(command(*bound.args, **bound.kwargs, **injected) or 0)
+
+
+def _default_command() -> tuple[str, ...]:
+    """Without a command: the server where the operator says so, else the help."""
+    from era.config import run_by_default
+
+    return ("serve",) if run_by_default() else ("--help",)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code."""
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    if tokens[:1] == ["help"]:
+        tokens = [*tokens[1:], "--help"]
+    try:
+        result = app.meta(
+            tokens, exit_on_error=False, print_error=False, result_action="return_value"
+        )
+    except CycloptsError as error:
+        print(f"era: {error}", file=sys.stderr)
+        print("  See `era --help`.", file=sys.stderr)
+        return WRONG_USAGE
+    return result if isinstance(result, int) else 0

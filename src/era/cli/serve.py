@@ -1,0 +1,243 @@
+"""`era serve`: the server's process, from its settings to its last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import signal
+import socket
+import sys
+import time
+from collections.abc import Generator
+from typing import Final
+
+import structlog
+import uvicorn
+
+from era import __version__, assemble, logs
+from era.api.app import create_app
+from era.api.options import Bounds, Options
+from era.cli.main import Common
+from era.config import ConfigError, Settings, load
+from era.errors import CODES, EraError
+
+CANNOT_START: Final = 1
+LAST_ANSWERS_SECONDS: Final = 2
+"""After the grace of the runs: for answers that are on their way to slow clients."""
+BACKLOG: Final = 2048
+
+_log = structlog.get_logger("era.serve")
+
+
+class StartError(Exception):
+    """Why the server cannot start, in one line, and what would help, in another."""
+
+    def __init__(self, cause: str, remedy: str) -> None:
+        self.cause: Final = cause
+        self.remedy: Final = remedy
+        super().__init__(cause)
+
+
+def run(
+    host: str | None,
+    port: int | None,
+    addr: str | None,
+    state_dir: str | None,
+    isolation: str | None,
+    common: Common,
+) -> int:
+    """Serve until a signal; the exit code."""
+    try:
+        settings = _settings(host, port, addr, state_dir, isolation, common)
+        stream = _logging(settings)
+        with contextlib.closing(_listen(settings.host, settings.port)) as listener:
+            asyncio.run(serve(settings, listener))
+    except StartError as error:
+        return _cannot_start(error.cause, error.remedy)
+    except ConfigError as error:
+        return _cannot_start(error.text, error.hint)
+    except EraError as error:
+        return _cannot_start(_words(error), _remedy(error))
+    if stream is not sys.stderr:
+        stream.close()
+    return 0
+
+
+def _cannot_start(cause: str, remedy: str) -> int:
+    print(f"era: {cause}\n  {remedy}", file=sys.stderr)
+    return CANNOT_START
+
+
+def _words(error: EraError) -> str:
+    details = error.extra.get("message") or error.extra.get("details")
+    return f"{error.text}: {details}" if details else error.text
+
+
+def _remedy(error: EraError) -> str:
+    return str(error.extra.get("hint") or CODES[error.code].advice)
+
+
+def _settings(
+    host: str | None,
+    port: int | None,
+    addr: str | None,
+    state_dir: str | None,
+    isolation: str | None,
+    common: Common,
+) -> Settings:
+    addr_host, addr_port = _address(addr)
+    return load(
+        {
+            "ERA_HOST": host or addr_host,
+            "PORT": addr_port if port is None else port,
+            "AGENT_STATE_DIR": state_dir,
+            "ERA_ISOLATION": isolation,
+            "AGENT_LOG_LEVEL": common.log_level,
+            "AGENT_LOG_FILE": common.log_file,
+        }
+    )
+
+
+def _address(addr: str | None) -> tuple[str | None, str | None]:
+    """Host and port of `host:port` or `:port`; an empty host leaves it as it is."""
+    if addr is None:
+        return None, None
+    host, colon, port = addr.rpartition(":")
+    if not colon:
+        raise StartError(f"--addr {addr} names no port", "Write it as host:port, or :port.")
+    return host.strip("[]") or None, port
+
+
+def _logging(settings: Settings) -> object:
+    try:
+        return logs.configure(settings.log_level, settings.log_file)
+    except OSError as error:
+        raise StartError(
+            f"AGENT_LOG_FILE cannot be written: {error.strerror}",
+            "Choose another file, or unset it to log on standard error.",
+        ) from None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address; it accepts nothing before the server is ready."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError:
+        raise StartError(f"cannot listen on {host}", "Choose another --host or ERA_HOST.") from None
+    listener = socket.socket(family, kind, proto)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        # Bound twice is possible until one of them listens; so the second server must fail here.
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise StartError(
+            f"cannot listen on {host} port {port}: {(error.strerror or str(error)).lower()}",
+            "Stop what listens there, or choose another --port or PORT.",
+        ) from None
+    listener.setblocking(False)
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn, ending when it is told and not by signals: the runs come first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave the signals to `serve`."""
+        yield
+
+
+def _uvicorn(app: object, settings: Settings) -> Server:
+    return Server(
+        uvicorn.Config(
+            app,  # type: ignore[arg-type]
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
+        )
+    )
+
+
+async def serve(settings: Settings, listener: socket.socket) -> None:
+    """Build the service, answer requests until a signal, let runs finish, take everything down."""
+    service = await assemble.build(settings)
+    try:
+        stop = asyncio.Event()
+        app = create_app(service.sessions, options(settings, stop))
+        server = _uvicorn(app, settings)
+        _on_signals(stop, server)
+        ending = asyncio.create_task(_end(stop, service, server, settings.shutdown_grace))
+        _announce(settings, listener, service)
+        await server.serve(sockets=[listener])
+        ending.cancel()
+    finally:
+        await service.close()
+
+
+def _on_signals(stop: asyncio.Event, server: Server) -> None:
+    def told() -> None:
+        if stop.is_set():  # told twice: at once
+            server.force_exit = server.should_exit = True
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told)
+
+
+async def _end(
+    stop: asyncio.Event, service: assemble.Service, server: Server, grace_seconds: float
+) -> None:
+    """Once told: new requests are refused, runs get their grace, then the server ends."""
+    await stop.wait()
+    _log.info("stopping", grace_seconds=grace_seconds)
+    try:
+        await service.sessions.close(grace_seconds)
+    finally:
+        server.should_exit = True
+
+
+def options(settings: Settings, stop: asyncio.Event) -> Options:
+    """What the HTTP door is told."""
+    return Options(
+        clock=lambda: time.time_ns() // 1_000_000,
+        stopping=stop.is_set,
+        api_keys=settings.api_keys,
+        cors_origins=settings.cors_origins,
+        public_url=settings.public_url or None,
+        trust_proxy=settings.trust_proxy,
+        bounds=Bounds(
+            body_bytes=settings.max_body_bytes,
+            code_bytes=settings.max_code_bytes,
+            data_bytes=settings.max_data_bytes,
+            metadata_bytes=settings.max_metadata_bytes,
+            file_bytes=settings.max_file_bytes,
+            max_timeout_seconds=settings.max_timeout,
+            max_memory_mib=settings.max_memory_mib,
+            max_cpus=settings.max_cpus,
+        ),
+    )
+
+
+def _announce(settings: Settings, listener: socket.socket, service: assemble.Service) -> None:
+    host, port = listener.getsockname()[:2]
+    _log.info(
+        "listening",
+        version=__version__,
+        host=host,
+        port=port,
+        isolation=service.sessions.tier,
+        unenforced=list(service.sessions.unenforced),
+    )
+    if not settings.api_keys and not ipaddress.ip_address(host.split("%")[0]).is_loopback:
+        _log.warning("anyone who reaches this address can run code: set ERA_API_KEY")
