@@ -1,0 +1,96 @@
+"""Following a link inside a workspace by its manifest alone, without touching a file system."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from typing import Final
+
+from era.layout import WORKSPACE
+from era.models import FileEntry, FileKind
+
+MAX_HOPS: Final = 40
+"""Links followed for one entry, as in Linux (path_resolution(7)); loops end here."""
+MAX_LOOKUPS: Final = 256
+"""Paths asked for one entry: bounds what a maze of deep links can cost a reader."""
+
+Walk = Generator[str, FileEntry | None, FileEntry | None]
+"""Yields a path, is sent the entry stored there (None: no such entry), returns where it ended."""
+
+
+def destination(path: str, target: str) -> str | None:
+    """Where the link at `path` points, as a path in the workspace; None: outside, or its root.
+
+    `..` is taken lexically.  An absolute target counts when it lies below the box's workspace.
+    """
+    if target.startswith("/"):
+        if not target.startswith(WORKSPACE + "/"):
+            return None
+        parts, target = [], target[len(WORKSPACE) :]
+    else:
+        parts = path.split("/")[:-1]
+    for name in target.split("/"):
+        if name == "..":
+            if not parts:
+                return None
+            parts.pop()
+        elif name not in ("", "."):
+            parts.append(name)
+    return "/".join(parts) or None
+
+
+def walk(link: FileEntry) -> Walk:
+    """The steps to the file that `link` leads to; returns None when it leads nowhere, to a
+    directory, or outside the workspace.  Sans I/O: the caller looks paths up as it likes."""
+    entry, lookups = link, 0
+    for _ in range(MAX_HOPS):
+        wanted = destination(entry.path, entry.target or "")
+        if wanted is None:
+            return None
+        # An entry stored at the whole path has real directories above it, so one look suffices
+        # unless a link stands in the middle.
+        found = yield wanted
+        lookups += 1
+        if found is None:
+            for directory in above(wanted):
+                if (lookups := lookups + 1) > MAX_LOOKUPS:
+                    return None
+                middle = yield directory
+                if middle is not None and middle.kind is not FileKind.DIR:
+                    break
+            else:
+                return None
+            if middle.kind is not FileKind.LINK:
+                return None
+            rest = wanted[len(directory) + 1 :]
+            entry = _moved(middle, f"{middle.target}/{rest}")
+        elif found.kind is FileKind.FILE:
+            return found
+        elif found.kind is FileKind.DIR:
+            return None
+        else:
+            entry = found
+    return None
+
+
+def follow(link: FileEntry, entries: Mapping[str, FileEntry]) -> FileEntry | None:
+    """The file that `link` leads to in a whole tree given by path."""
+    steps = walk(link)
+    try:
+        path = next(steps)
+        while True:
+            path = steps.send(entries.get(path))
+    except StopIteration as end:
+        result: FileEntry | None = end.value
+        return result
+
+
+def above(path: str) -> Iterator[str]:
+    """The directories above `path`, topmost first: `a/b/c` gives `a`, `a/b`."""
+    at = path.find("/")
+    while at > 0:
+        yield path[:at]
+        at = path.find("/", at + 1)
+
+
+def _moved(link: FileEntry, target: str) -> FileEntry:
+    return FileEntry(path=link.path, kind=FileKind.LINK, target=target)

@@ -1,0 +1,175 @@
+"""The promises of `Records`, each kept by one unit of work; how units are run is the keeper's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection
+
+from era.models import (
+    FileEntry,
+    JsonText,
+    NewSession,
+    Page,
+    SessionPatch,
+    SessionRecord,
+    SetupProgress,
+    SetupState,
+    SetupStatus,
+    StoredCode,
+)
+from era.relpath import RelPath
+from era.storage.base import (
+    Committed,
+    LayerRecord,
+    ManifestDiff,
+    Quota,
+    RunCommit,
+    SetupJob,
+)
+from era.storage.records.units import code as stored_code
+from era.storage.records.units import commits, files, sessions, setups
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Unit = Callable[Concatenate[Connection, P], R]
+
+
+# ruff: noqa: D102 - what each method promises stands in `Records`, once.
+
+
+class DatabaseRecords(ABC):
+    """`Records` over a database.  Methods keep the promises of `era.storage.base.Records`."""
+
+    @abstractmethod
+    async def _read(self, unit: Unit[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run `unit` in a transaction that sees one state of the store and changes nothing."""
+
+    @abstractmethod
+    async def _write(self, unit: Unit[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run `unit` in a transaction; when this returns its effects are durable."""
+
+    # -- sessions --
+
+    async def create(
+        self, session_id: str, new: NewSession, now_ms: int, setup_spec: JsonText | None
+    ) -> SessionRecord:
+        return await self._write(sessions.create, session_id, new, now_ms, setup_spec)
+
+    async def get(self, session_id: str) -> SessionRecord:
+        return await self._read(sessions.get, session_id)
+
+    async def list(
+        self, *, prefix: str = "", limit: int | None = None, cursor: str | None = None
+    ) -> Page[SessionRecord]:
+        return await self._read(sessions.page, prefix, limit, cursor)
+
+    async def patch(self, session_id: str, patch: SessionPatch, now_ms: int) -> SessionRecord:
+        return await self._write(sessions.patch, session_id, patch, now_ms)
+
+    async def delete(self, session_id: str) -> SessionRecord:
+        return await self._write(sessions.delete, session_id)
+
+    async def delete_all(self, prefix: str = "") -> tuple[SessionRecord, ...]:
+        return await self._write(sessions.delete_all, prefix)
+
+    async def duplicate(
+        self,
+        source_id: str,
+        copy_id: str,
+        now_ms: int,
+        *,
+        data: JsonText | None,
+        include_files: bool | None,
+    ) -> SessionRecord:
+        return await self._write(
+            sessions.duplicate, source_id, copy_id, now_ms, data, include_files
+        )
+
+    # -- files --
+
+    async def files(
+        self,
+        session_id: str,
+        *,
+        prefix: str = "",
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page[FileEntry]:
+        return await self._read(files.page, session_id, prefix, limit, cursor)
+
+    async def file(self, session_id: str, path: RelPath) -> FileEntry:
+        return await self._read(files.file, session_id, path)
+
+    async def put_file(
+        self, session_id: str, entry: FileEntry, quota: Quota, now_ms: int
+    ) -> FileEntry:
+        return await self._write(files.put, session_id, entry, quota, now_ms)
+
+    async def delete_file(
+        self, session_id: str, path: RelPath, *, recursive: bool, now_ms: int
+    ) -> None:
+        await self._write(files.delete, session_id, path, recursive, now_ms)
+
+    async def manifest_diff(self, uid: int, since: int) -> ManifestDiff | None:
+        return await self._read(files.diff, uid, since)
+
+    async def commit_run(self, commit: RunCommit, quota: Quota) -> Committed:
+        return await self._write(commits.commit_run, commit, quota)
+
+    async def prune_history(self, keep: Callable[[int], int]) -> int:
+        # `keep` belongs to the caller's thread, so it is asked here and not inside a unit.  What it
+        # allows to forget stays allowed: revisions only grow.
+        bounds = {uid: keep(uid) for uid in await self._read(files.with_history)}
+        return await self._write(files.prune, bounds) if bounds else 0
+
+    async def unreferenced(self, blobs: Sequence[str]) -> tuple[str, ...]:
+        return await self._read(files.unreferenced, tuple(blobs)) if blobs else ()
+
+    # -- stored code --
+
+    async def put_code(
+        self, session_id: str, code: str, description: str | None, now_ms: int
+    ) -> StoredCode:
+        return await self._write(stored_code.put, session_id, code, description, now_ms)
+
+    async def code(self, session_id: str) -> StoredCode:
+        return await self._read(stored_code.get, session_id)
+
+    async def delete_code(self, session_id: str, now_ms: int) -> None:
+        await self._write(stored_code.delete, session_id, now_ms)
+
+    # -- setups and layers --
+
+    async def claim_setup(self) -> SetupJob | None:
+        return await self._write(setups.claim)
+
+    async def reset_running_setups(self, max_attempts: int, result: JsonText) -> int:
+        return await self._write(setups.reset_running, max_attempts, result)
+
+    async def setup_progress(self, uid: int, progress: SetupProgress) -> None:
+        await self._write(setups.progress, uid, progress)
+
+    async def finish_setup(
+        self, uid: int, status: SetupStatus, result: JsonText, layer: str | None
+    ) -> SetupState:
+        return await self._write(setups.finish, uid, status, result, layer)
+
+    async def restart_setup(
+        self, session_id: str, request: JsonText, spec: JsonText, now_ms: int
+    ) -> SessionRecord:
+        return await self._write(setups.restart, session_id, request, spec, now_ms)
+
+    async def layer(self, key: str) -> LayerRecord | None:
+        return await self._read(setups.layer, key)
+
+    async def put_layer(self, layer: LayerRecord) -> LayerRecord:
+        return await self._write(setups.put_layer, layer)
+
+    async def layer_keys(self, *, used: bool) -> frozenset[str]:
+        return await self._read(setups.layer_keys, used)
+
+    async def delete_layer(self, key: str) -> LayerRecord | None:
+        return await self._write(setups.delete_layer, key)

@@ -1,0 +1,176 @@
+"""The tables.  Text that is ordered or compared by range (ids, paths) sorts by its UTF-8 bytes.
+
+    sessions 1 ── n entries       the manifest, with history
+             1 ── 0..1 codes      stored code
+             1 ── 0..1 setups ┈┈  layers (by key; a layer outlives the setup that made it)
+
+Times are unix milliseconds, except `mtime_ns`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+metadata: Final = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+BYTEWISE: Final = Text().with_variant(Text(collation="C"), "postgresql")
+"""Text in byte order.  SQLite's default order is that already."""
+KEY: Final = BigInteger().with_variant(Integer(), "sqlite")
+"""An automatic key; SQLite grants those only to a column declared INTEGER."""
+
+
+def _session_uid(**more: Any) -> Column[int]:
+    return Column("uid", KEY, ForeignKey("sessions.uid", ondelete="CASCADE"), **more)
+
+
+sessions: Final = Table(
+    "sessions",
+    metadata,
+    # Never given twice (AUTOINCREMENT), so a uid names one life of an id; ascending: oldest first.
+    Column("uid", KEY, primary_key=True),
+    Column("id", BYTEWISE, nullable=False, unique=True),
+    Column("language", Text, nullable=False),
+    Column("persistent", Boolean, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Column("last_run_at_ms", BigInteger),
+    Column("data_revision", BigInteger, nullable=False),
+    Column("allow_internet", Boolean, nullable=False),
+    Column("allow_public", Boolean, nullable=False),
+    Column("default_timeout_seconds", Double),
+    Column("cpu_count", Integer),
+    Column("memory_mib", Integer),
+    Column("source_id", Text),
+    # Sums over the current entries, kept up to date by every change: reading them costs nothing.
+    Column("file_count", BigInteger, nullable=False),
+    Column("dir_count", BigInteger, nullable=False),
+    Column("total_size_bytes", BigInteger, nullable=False),
+    Column("files_revision", BigInteger, nullable=False),
+    # Differences from a revision below this one can no longer be told.
+    Column("history_from", BigInteger, nullable=False),
+    # Long texts last, so that the rest of the row is read without them.
+    Column("metadata", Text, nullable=False),
+    Column("data", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+entries: Final = Table(
+    "entries",
+    metadata,
+    Column("key", KEY, primary_key=True),
+    _session_uid(nullable=False),
+    Column("path", BYTEWISE, nullable=False),
+    # The revisions [since, until) have this entry; `until` null: the current one has it.
+    Column("since", BigInteger, nullable=False),
+    Column("until", BigInteger),
+    Column("kind", String(4), nullable=False),
+    Column("blob", String(64)),
+    Column("size", BigInteger, nullable=False),
+    Column("mode", SmallInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    # As the kernel has it: bytes, not always UTF-8.
+    Column("target", LargeBinary),
+    Column("content_type", Text),
+    Column("uploaded_at_ms", BigInteger, nullable=False),
+    CheckConstraint("until > since", name="interval"),
+)
+
+current: Final = Index(
+    "uq_entries_current",
+    entries.c.uid,
+    entries.c.path,
+    unique=True,
+    sqlite_where=text("until IS NULL"),
+    postgresql_where=text("until IS NULL"),
+)
+"""The current tree in path order; at most one current entry a path."""
+
+# What came after a revision; also the way of the foreign key, which needs an index without
+# condition.  `until` is not in it: SQLite's planner would then prefer it to the one above.
+Index("ix_entries_uid_since", entries.c.uid, entries.c.since)
+# What left after a revision, and what can be forgotten.
+Index(
+    "ix_entries_uid_until",
+    entries.c.uid,
+    entries.c.until,
+    sqlite_where=text("until IS NOT NULL"),
+    postgresql_where=text("until IS NOT NULL"),
+)
+
+Index(
+    "ix_entries_blob",
+    entries.c.blob,
+    sqlite_where=text("blob IS NOT NULL"),
+    postgresql_where=text("blob IS NOT NULL"),
+)
+
+codes: Final = Table(
+    "codes",
+    metadata,
+    _session_uid(primary_key=True, autoincrement=False),
+    # UTF-8, lone surrogates and NUL included, which not every database takes as text.
+    Column("code", LargeBinary, nullable=False),
+    Column("description", LargeBinary, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+)
+
+setups: Final = Table(
+    "setups",
+    metadata,
+    _session_uid(primary_key=True, autoincrement=False),
+    Column("request", Text, nullable=False),
+    Column("status", String(9), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("queued_at_ms", BigInteger, nullable=False),
+    Column("layer", Text),
+    # A JSON array of the members of SetupProgress.
+    Column("progress", Text),
+    # The full specification with its sealed secrets: gone as soon as the setup is over.
+    Column("spec", Text),
+    Column("result", Text),
+)
+
+Index(
+    "ix_setups_pending",
+    setups.c.queued_at_ms,
+    setups.c.uid,
+    sqlite_where=text("status = 'pending'"),
+    postgresql_where=text("status = 'pending'"),
+)
+Index("ix_setups_layer", setups.c.layer)
+
+layers: Final = Table(
+    "layers",
+    metadata,
+    Column("key", BYTEWISE, primary_key=True),
+    Column("blob", String(64), nullable=False, index=True),
+    Column("size", BigInteger, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("result", Text, nullable=False),
+)
