@@ -1,0 +1,215 @@
+"""Fills in the generated parts of the reference pages: `python docs/generate.py`.
+
+A generated part stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; the rest of a page is
+written by hand.  `tests/test_docs.py` fails when a page is not what this program would write.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from era import __version__
+from era.api import openapi
+from era.api.app import OPERATIONS
+from era.config import VARIABLES, Must, Size
+from era.errors import CODES
+
+HERE: Final = Path(__file__).parent
+COMPUTED: Final = {
+    "AGENT_STATE_DIR": "`/var/lib/era` for root, else `era` below the user's state directory",
+    "ERA_MAX_CONCURRENT_RUNS": "twice the number of CPUs",
+}
+"""Defaults that depend on the machine, in words."""
+
+Schema = dict[str, Any]
+
+
+def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [header, ("---",) * len(header), *rows]
+    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in escaped)
+
+
+# --- configuration.md -------------------------------------------------------------------------
+
+
+def settings() -> str:
+    """Every variable, in the order of `era.config.Settings`."""
+    rows = (
+        (f"`{name}`", default_text(name), must_text(name), str(info.description))
+        for name, info in VARIABLES.items()
+    )
+    return table(("Variable", "Default", "Value", "Meaning"), rows)
+
+
+def default_text(name: str) -> str:
+    """The default of a variable as one would write it."""
+    if name in COMPUTED:
+        return COMPUTED[name]
+    info = VARIABLES[name]
+    value = info.default
+    if is_size(name):
+        return f"`{size_text(value)}`"
+    if isinstance(value, bool):
+        return f"`{value:d}`"
+    if isinstance(value, tuple):
+        value = ",".join(value)
+    elif isinstance(value, float):
+        value = f"{value:g}"
+    return f"`{value}`" if value != "" else "none"
+
+
+def must_text(name: str) -> str:
+    """What a value must be."""
+    found = [rule.expectation for rule in VARIABLES[name].metadata if isinstance(rule, Must)]
+    return found[0] if found else "text"
+
+
+def is_size(name: str) -> bool:
+    """Whether a variable is a size in bytes."""
+    expectation = next(rule for rule in Size.__metadata__ if isinstance(rule, Must)).expectation
+    return must_text(name) == expectation
+
+
+def size_text(value: int) -> str:
+    """A size in the largest unit that divides it."""
+    for exponent, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if value and value % (1 << exponent) == 0:
+            return f"{value >> exponent} {unit}"
+    return str(value)
+
+
+# --- errors.md --------------------------------------------------------------------------------
+
+
+def errors() -> str:
+    """Every code, by status."""
+    codes = sorted(CODES.values(), key=lambda code: code.status)
+    rows = ((f"`{c.name}`", str(c.status), f"`{c.text}`", c.advice) for c in codes)
+    return table(("Code", "HTTP", "`error`", "What to do"), rows)
+
+
+# --- api.md -----------------------------------------------------------------------------------
+
+
+def operations() -> str:
+    """Every operation, then the shapes of bodies and answers."""
+    document = openapi.document(OPERATIONS, version=__version__, authenticated=False)
+    schemas = document["components"]["schemas"]
+    parts = [
+        operation_text(method.upper(), path, operation, schemas)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+    bodies = {name for name in schemas if name.endswith("Body")}
+    shapes = [shape_text(name, schemas[name]) for name in sorted(schemas) if name not in bodies]
+    return "\n\n".join([*parts, "## Shapes of the answers", *shapes])
+
+
+def operation_text(method: str, path: str, operation: Schema, schemas: Schema) -> str:
+    """One operation under its heading."""
+    lines = [f"### `{heading(method, path)}`", operation["summary"] + "."]
+    query = [p for p in operation["parameters"] if p["in"] == "query"]
+    if query:
+        rows = ((f"`{p['name']}`", p["description"]) for p in query)
+        lines.append(table(("Query", "Meaning"), rows))
+    body = operation.get("requestBody", {}).get("content", {})
+    if "*/*" in body:
+        lines.append("Body: the bytes, of any type.")
+    elif body:
+        lines.append(body_text(schemas[reference(body["application/json"]["schema"])]))
+    lines.append(answers_text(operation["responses"]))
+    return "\n\n".join(lines)
+
+
+def heading(method: str, path: str) -> str:
+    """An operation as the contract writes it."""
+    return f"{method} {path.replace('{session_id}', '{id}')}"
+
+
+def reference(schema: Schema) -> str:
+    """The name a `$ref` leads to."""
+    return str(schema["$ref"]).rpartition("/")[2]
+
+
+def body_text(schema: Schema) -> str:
+    """The members of a JSON body."""
+    required = schema.get("required", ())
+    rows = (
+        (
+            f"`{name}`" + (" (required)" if name in required else ""),
+            type_text(member),
+            member.get("description", ""),
+        )
+        for name, member in schema["properties"].items()
+    )
+    return table(("Body member", "Type", "Meaning"), rows)
+
+
+def answers_text(responses: Schema) -> str:
+    """What comes back."""
+    lines = []
+    for status, answer in responses.items():
+        if int(status) >= 400:
+            codes = ", ".join(f"`{code}`" for code in answer["description"].split(", "))
+            lines.append(f"- {status}: {codes}")
+            continue
+        (media_type, content), *_ = answer["content"].items()
+        shape = content["schema"]
+        what = type_text(shape) if "$ref" in shape else f"bytes (`{media_type}`)"
+        lines.append(f"- {status}: {what}")
+    return "\n".join(lines)
+
+
+def shape_text(name: str, schema: Schema) -> str:
+    """The members of an answer."""
+    required = schema.get("required", ())
+    rows = (
+        (f"`{member}`", type_text(s), "" if member in required else "absent without a value")
+        for member, s in schema["properties"].items()
+    )
+    return f"### {name}\n\n" + table(("Member", "Type", ""), rows)
+
+
+def type_text(schema: Schema) -> str:
+    """A JSON schema in words."""
+    if "$ref" in schema:
+        name = reference(schema)
+        return "object" if name.endswith("Body") else f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        return " or ".join(type_text(option) for option in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    kind = schema.get("type", "any JSON value")
+    inner = schema.get("items") if kind == "array" else schema.get("additionalProperties")
+    if isinstance(inner, dict) and inner:
+        return f"{kind} of {type_text(inner)}"
+    return str(kind)
+
+
+# --- pages ------------------------------------------------------------------------------------
+
+PARTS: Final[dict[str, Callable[[], str]]] = {
+    "settings": settings,
+    "errors": errors,
+    "operations": operations,
+}
+PART: Final = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Every page with generated parts, and what it should hold."""
+    for path in sorted(HERE.glob("*.md")):
+        text = path.read_text()
+        fresh = PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n\n{part[3]}", text)
+        if PART.search(text):
+            yield path, fresh
+
+
+if __name__ == "__main__":
+    for page, content in pages():
+        page.write_text(content)
