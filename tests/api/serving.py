@@ -1,0 +1,83 @@
+"""An application behind a real server on a loopback port, and raw requests to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+
+
+class _Quiet(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Any) -> AsyncIterator[int]:
+    """Serve `app` as `era serve` does; gives the port."""
+    config = uvicorn.Config(
+        app,
+        port=0,
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    server = _Quiet(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.005)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task
+
+
+@dataclass(frozen=True, slots=True)
+class RawAnswer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+async def read_answer(reader: asyncio.StreamReader, *, head: bool = False) -> RawAnswer:
+    """One answer of a known length."""
+    lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    headers = {
+        name.lower(): value.strip()
+        for name, _, value in (line.partition(":") for line in lines[1:] if line)
+    }
+    length = 0 if head else int(headers.get("content-length", 0))
+    return RawAnswer(int(lines[0].split()[1]), headers, await reader.readexactly(length))
+
+
+async def exchange(port: int, *pieces: bytes, head: bool = False) -> RawAnswer:
+    """Send bytes as they are, and read one answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+        return await read_answer(reader, head=head)
+    finally:
+        writer.close()
+
+
+def request(method: str, target: str, body: bytes = b"", **headers: str) -> bytes:
+    """The bytes of one request; the target is sent as it is written."""
+    lines = [f"{method} {target} HTTP/1.1", "Host: era.test", f"Content-Length: {len(body)}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
