@@ -323,3 +323,9 @@ def _check_together(settings: Settings) -> None:
 def run_by_default() -> bool:
     """Whether `AGENT_MODE` says that the program without a command is the server."""
     return os.environ.get("AGENT_MODE", "").lower() in ("http", "server")
+
+
+def client_settings() -> tuple[str, str]:
+    """For commands that talk to a server: its address, and a key for it (or the empty string)."""
+    url = os.environ.get("ERA_API_URL") or "http://127.0.0.1:8787"
+    return url, os.environ.get("ERA_API_KEY", "").split(",")[0].strip()

@@ -35,7 +35,7 @@ def configure(level: str, path: str = "") -> TextIO:
     Returns the stream, which the caller closes at the end when it is a file.  Raises OSError.
     """
     # Line buffered: a line that was logged before a crash is there after it.
-    stream = open(path, "a", buffering=1, encoding="utf-8") if path else sys.stderr
+    stream = open(path, "a", buffering=1, encoding="utf-8") if path else sys.stderr  # noqa: SIM115 - outlives this call
     structlog.configure(
         processors=[_level, _time, _exception, _render],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),

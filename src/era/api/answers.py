@@ -8,7 +8,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from era import wire
-from era.errors import CODES, EraError
+from era.errors import CODES, EraError, InternalError
 
 JSON: Final = "application/json"
 
@@ -44,7 +44,12 @@ def error_answer(error: EraError, headers: Mapping[str, str] | None = None) -> R
 
 
 def error_body(error: EraError) -> dict[str, Any]:
-    """The JSON object of an error; the advice of its code is the hint unless it has its own."""
+    """The JSON object of an error; the advice of its code is the hint unless it has its own.
+
+    What the service says of its own failures is for the log: a client gets the code's text alone.
+    """
+    if isinstance(error, InternalError):
+        error = EraError(error.code)
     body = error.body()
     if error.code not in _NO_HINT:
         body.setdefault("hint", CODES[error.code].advice)

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from era.api.answers import error_answer
 from era.api.options import Options
-from era.api.routing import canonical_path
+from era.api.routing import REQUEST_ID, canonical_path
 from era.errors import EraError, InternalError, UnavailableError
 from era.ids import new_token
 
@@ -145,11 +145,14 @@ class _Passage:
     def __init__(self, door: Door, scope: Scope, receive: Receive, send: Send) -> None:
         raw_path = scope.get("raw_path") or scope["path"].encode()
         given = _header(scope, b"x-request-id")
-        self.request_id = (
-            given if given is not None and _SANE_ID.fullmatch(given) else new_token().encode()
-        )
+        sane = given is not None and _SANE_ID.fullmatch(given)
+        self.request_id = given.decode() if given and sane else new_token()
         self._door = door
-        self._scope = {**scope, "path": canonical_path(raw_path)}
+        self._scope = {
+            **scope,
+            "path": canonical_path(raw_path),
+            REQUEST_ID: self.request_id,
+        }
         self._receive = receive
         self._send = send
         self._status: int | None = None
@@ -166,7 +169,7 @@ class _Passage:
             self._record(time.perf_counter() - started)
 
     async def _fail(self, error: Exception) -> None:
-        _log.error("request failed", request_id=self.request_id.decode(), exc_info=error)
+        _log.error("request failed", request_id=self.request_id, exc_info=error)
         # Once the answer has begun its status is out; returning makes the server cut the
         # connection, which tells the client that the answer is not whole.
         if self._status is None:
@@ -175,7 +178,7 @@ class _Passage:
     async def _out(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            extra = [(b"x-request-id", self.request_id), *self._door.cors(self._scope)]
+            extra = [(b"x-request-id", self.request_id.encode()), *self._door.cors(self._scope)]
             message = {**message, "headers": [*message.get("headers", ()), *extra]}
         elif self._cut_body and message["type"] == "http.response.body":
             message = {**message, "body": b""}
@@ -185,7 +188,7 @@ class _Passage:
         route = self._scope.get("route")
         _log.info(
             "request",
-            request_id=self.request_id.decode(),
+            request_id=self.request_id,
             method=self._scope["method"],
             route=getattr(route, "path", None),
             status=self._status or CLIENT_GONE,

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes
 
+import structlog
 from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -19,7 +20,13 @@ from starlette.types import Receive, Scope, Send
 from era.api import body
 from era.api.answers import error_answer
 from era.api.options import Options
-from era.errors import EraError, InputError, invalid_field, session_not_found
+from era.errors import (
+    EraError,
+    InputError,
+    InternalError,
+    invalid_field,
+    session_not_found,
+)
 from era.ids import is_session_id
 from era.relpath import RelPath, user_path
 
@@ -27,7 +34,11 @@ if TYPE_CHECKING:
     from era.sessions.service import Sessions
 
 MAX_PAGE: Final = 1000
+REQUEST_ID: Final = "era.request_id"
+"""Where the door leaves the request's id in the scope."""
 _UNRESERVED: Final = "-._~"
+
+_log = structlog.get_logger("era.http")
 
 
 def canonical_path(raw_path: bytes) -> str:
@@ -203,6 +214,9 @@ class Resource:
             return error_answer(EraError("method_not_allowed"), {"Allow": self._allow})
         try:
             return await handler(Call(self._sessions, self._options, scope, receive))
+        except InternalError as error:
+            _log.error("request failed", request_id=scope.get(REQUEST_ID), exc_info=error)
+            return error_answer(error)
         except EraError as error:
             return error_answer(error)
         except body.ClientGoneError:
