@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import ipaddress
+import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 
@@ -11,6 +12,7 @@ import pytest
 
 from era.egress.broker import Broker
 from era.egress.gateway import Gateway
+from era.egress.host_addresses import HostAddresses
 from era.egress.policy import EgressPolicy
 from era.errors import UnavailableError
 from era.models import Network
@@ -18,7 +20,7 @@ from era.sandbox.base import BoxSpec, Exit, Program
 from era.sandbox.namespaces.driver import NamespacesDriver
 from tests.sandbox.boxes import namespaces_driver
 
-LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
+EVERYTHING = (ipaddress.ip_network("0.0.0.0/0"),)
 
 
 class Hello(http.server.BaseHTTPRequestHandler):
@@ -49,9 +51,12 @@ async def driver(
     request: pytest.FixtureRequest, tmp_path: object, anyio_backend: str
 ) -> AsyncIterator[tuple[NamespacesDriver, bool]]:
     """A driver whose internet policy excludes the host's loopback, or (the mirror) allows it."""
-    exceptions = (LOOPBACK,) if request.param == "open" else ()
+    exceptions = EVERYTHING if request.param == "open" else ()
     broker = Broker()
-    policies = {Network.INTERNET: EgressPolicy(network=Network.INTERNET, allow_networks=exceptions)}
+    policy = EgressPolicy(
+        network=Network.INTERNET, allow_networks=exceptions, own_addresses=HostAddresses()
+    )
+    policies = {Network.INTERNET: policy}
     async with namespaces_driver(str(tmp_path), egress=Gateway(broker, policies)) as driver:
         yield driver, bool(exceptions)
     broker.close()
@@ -83,18 +88,69 @@ async def test_the_proxy_is_the_way_out_and_holds_the_policy(
         assert b"403" in ended.stderr
 
 
+RAW_REQUEST = """
+import socket
+def get(address, port):
+    try:
+        with socket.create_connection((address, port), 5) as s:
+            s.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+            return b"".join(iter(lambda: s.recv(4096), b"")).rpartition(b"\\r\\n")[2].decode()
+    except OSError as e:
+        return type(e).__name__
+"""
+"""A program that knows of no proxy."""
+
+
+@pytest.fixture
+def public_port(port: int) -> Iterator[tuple[str, int]]:
+    """The same server on an address that is not loopback: the host's own, as others see it."""
+    address = "127.0.0.1"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing: asks the routing table for our address
+        address = probe.getsockname()[0]
+    server = http.server.ThreadingHTTPServer((address, 0), Hello)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield address, server.server_address[1]
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
 @pytest.mark.anyio
-async def test_around_the_proxy_there_is_nothing(
-    driver: tuple[NamespacesDriver, bool], port: int
+async def test_a_program_that_knows_no_proxy_is_led_to_the_broker(
+    driver: tuple[NamespacesDriver, bool], public_port: tuple[str, int]
 ) -> None:
+    """The connection leaves through the broker, which refuses the host's own address (or not)."""
+    keeper, opened = driver
+    ended = await run(keeper, Network.INTERNET, f"{RAW_REQUEST}print(get(*{public_port}))")
+    answer = ended.stdout.decode().strip()
+    assert ended.stderr == b""
+    if opened:
+        assert answer == "hello"
+    else:
+        assert answer in ("", "ConnectionResetError")
+
+
+@pytest.mark.anyio
+async def test_other_datagrams_are_refused_at_once(driver: tuple[NamespacesDriver, bool]) -> None:
     code = (
         "import socket\n"
-        f"for target in (('127.0.0.1', {port}), ('192.0.2.1', 80)):\n"
-        "    try: socket.create_connection(target, 5); print('connected')\n"
-        "    except OSError as e: print(type(e).__name__)"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(30)\n"
+        "try: s.sendto(b'x', ('192.0.2.1', 443)); s.recv(1); print('answered')\n"
+        "except OSError as e: print(type(e).__name__)"
     )
     ended = await run(driver[0], Network.INTERNET, code)
-    assert ended.stdout == b"ConnectionRefusedError\nOSError\n"
+    assert ended.stdout in (b"PermissionError\n", b"ConnectionRefusedError\n")
+
+
+@pytest.mark.anyio
+async def test_the_boxes_own_loopback_is_its_own(
+    driver: tuple[NamespacesDriver, bool], port: int
+) -> None:
+    code = f"{RAW_REQUEST}print(get('127.0.0.1', {port}))"
+    ended = await run(driver[0], Network.INTERNET, code)
+    assert ended.stdout == b"ConnectionRefusedError\n"
 
 
 @pytest.mark.anyio

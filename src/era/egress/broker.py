@@ -35,16 +35,19 @@ _ACCEPT_PAUSE_SECONDS: Final = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxSockets:
-    """Sockets made inside a box's network namespace: listening TCP ones, and a bound UDP one."""
+    """Sockets made inside a box's network namespace: listening TCP ones, and a bound UDP one.
+
+    `transparent` are those that connections arrive on which were meant for somebody else.
+    """
 
     proxy: socket.socket | None = None
-    transparent: socket.socket | None = None
+    transparent: tuple[socket.socket, ...] = ()
     dns_tcp: socket.socket | None = None
     dns_udp: socket.socket | None = None
 
     def close(self) -> None:
         """Close them all; they also hold the network namespace."""
-        for sock in (self.proxy, self.transparent, self.dns_tcp, self.dns_udp):
+        for sock in (self.proxy, *self.transparent, self.dns_tcp, self.dns_udp):
             if sock is not None:
                 sock.close()
 
@@ -80,7 +83,7 @@ class Broker:
         assert self._resolver is not None
         dialer = Dialer(
             policy=policy,
-            resolver=BoxResolver(self._resolver),
+            resolver=BoxResolver(self._resolver, timeout_seconds=self._limits.lookup_seconds),
             upstream=self._upstream,
             connect_seconds=self._limits.connect_seconds,
         )
@@ -119,8 +122,8 @@ class _Box:
     def _open(self, sockets: BoxSockets) -> None:
         for listener, handler in (
             (sockets.proxy, self._http),
-            (sockets.transparent, self._transparent),
             (sockets.dns_tcp, self._dns.run_tcp),
+            *((listener, self._transparent) for listener in sockets.transparent),
         ):
             if listener is not None:
                 listener.setblocking(False)

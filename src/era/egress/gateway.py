@@ -36,7 +36,9 @@ class Gateway:
     async def _serve(
         self, policy: EgressPolicy, sockets: Sequence[socket.socket]
     ) -> AsyncIterator[None]:
-        proxy, names_tcp, names_udp = sockets
-        mine = BoxSockets(proxy=proxy, dns_tcp=names_tcp, dns_udp=names_udp)
+        proxy, names_tcp, names_udp, *redirected = sockets
+        mine = BoxSockets(
+            proxy=proxy, dns_tcp=names_tcp, dns_udp=names_udp, transparent=tuple(redirected)
+        )
         async with self._broker.serve(policy, mine):
             yield

@@ -141,7 +141,8 @@ class Egress(Protocol):
         self, network: Network, sockets: Sequence[socket.socket]
     ) -> AbstractAsyncContextManager[None]:
         """Serve one box while the context lasts, then close `sockets`: the HTTP proxy's listener,
-        then name service by TCP and by UDP.  All were made inside the box's network namespace and
+        name service by TCP and by UDP, then, where the host can redirect connections, listeners
+        that take them (for IPv4, for IPv6).  All were made inside the box's network namespace and
         do not block."""
 
 

@@ -26,13 +26,15 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from era.sandbox.namespaces.child import mounts, wire
+from era.sandbox.namespaces.child import mounts, redirect, wire
 from era.sandbox.namespaces.child import syscalls as sys
 from era.sandbox.plan import Foundation, Plan
 
 PROXY_PORT = 3128
+TRANSPARENT_PORT = 3129
 DNS_PORT = 53
 _STOP = b"TERM"
 _NAMESPACES = sys.CLONE_NEWNS | sys.CLONE_NEWNET | sys.CLONE_NEWIPC | sys.CLONE_NEWUTS
@@ -57,6 +59,21 @@ class BoxFds:
         self.cgroups = fds[4:]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """What the launcher gave one run: scratch, the run's number in its box, and the host's user.
+
+    `idmap` is the descriptor of the mapping from the owner of files on disk to `uid`, or None when
+    they are the same.
+    """
+
+    space: str
+    serial: int
+    uid: int
+    gid: int
+    idmap: int | None
+
+
 def _reset_signals() -> None:
     """Python's own dispositions must not reach the program: ignored signals survive exec."""
     for number in signal.valid_signals():
@@ -67,9 +84,11 @@ def _reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def _keep_only(fds: BoxFds) -> None:
+def _keep_only(fds: BoxFds, seat: Seat) -> Seat:
     """Move the box's descriptors to 3 and up, and close everything else this process inherited."""
     wanted = [fds.stdin, fds.stdout, fds.stderr, fds.control, *fds.cgroups]
+    if seat.idmap is not None:
+        wanted.append(seat.idmap)
     # First far above any target, so that no dup2 overwrites a source.
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in wanted]
     for target, fd in enumerate(high, start=3):
@@ -77,6 +96,7 @@ def _keep_only(fds: BoxFds) -> None:
     sys.close_range(3 + len(wanted))
     fds.stdin, fds.stdout, fds.stderr, fds.control = 3, 4, 5, 6
     fds.cgroups = list(range(7, 7 + len(fds.cgroups)))
+    return seat if seat.idmap is None else replace(seat, idmap=2 + len(wanted))
 
 
 def _write_file(path: str, text: str) -> None:
@@ -87,7 +107,7 @@ def _write_file(path: str, text: str) -> None:
         os.close(fd)
 
 
-def _enter_user_namespace(foundation: Foundation, plan: Plan) -> None:
+def _enter_user_namespace(foundation: Foundation, plan: Plan, seat: Seat) -> None:
     """Become the box's user in a user namespace that knows no other (user_namespaces(7)).
 
     The map may be written by the process itself because it names only its own ids; that needs
@@ -98,31 +118,42 @@ def _enter_user_namespace(foundation: Foundation, plan: Plan) -> None:
     if not foundation.rootless:
         os.setgroups([])
         sys.prctl(sys.PR_SET_KEEPCAPS, 1)
-        os.setresgid(foundation.gid, foundation.gid, foundation.gid)
-        os.setresuid(foundation.uid, foundation.uid, foundation.uid)
+        os.setresgid(seat.gid, seat.gid, seat.gid)
+        os.setresuid(seat.uid, seat.uid, seat.uid)
         sys.raise_capabilities()
     sys.prctl(sys.PR_SET_DUMPABLE, 1)
     sys.unshare(sys.CLONE_NEWUSER)
     _write_file("/proc/self/setgroups", "deny")
-    _write_file("/proc/self/uid_map", f"{plan.inside_uid} {foundation.uid} 1")
-    _write_file("/proc/self/gid_map", f"{plan.inside_gid} {foundation.gid} 1")
+    _write_file("/proc/self/uid_map", f"{plan.inside_uid} {seat.uid} 1")
+    _write_file("/proc/self/gid_map", f"{plan.inside_gid} {seat.gid} 1")
+
+
+def _listener(family: socket.AddressFamily, port: int, backlog: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1" if family == socket.AF_INET else "::1", port))
+    sock.listen(backlog)
+    return sock
 
 
 def _egress_sockets() -> list[socket.socket]:
-    """Listening sockets inside the box's network namespace; the server's broker serves them.
+    """Sockets inside the box's network namespace; the server's broker serves them.
 
-    A socket stays in the namespace it was made in, so the box needs no route to anywhere.
+    A socket stays in the namespace it was made in, so the box needs no route to anywhere.  In this
+    order: HTTP proxy, name service by TCP and by UDP, then, where the kernel can redirect, the
+    listeners for programs that know of no proxy (IPv4, IPv6).
     """
-    proxy = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    names_tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     names_udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    for sock, port in ((proxy, PROXY_PORT), (names_tcp, DNS_PORT), (names_udp, DNS_PORT)):
-        if sock is not names_udp:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", port))
-    proxy.listen(128)
-    names_tcp.listen(16)
-    return [proxy, names_tcp, names_udp]
+    names_udp.bind(("127.0.0.1", DNS_PORT))
+    proxy = _listener(socket.AF_INET, PROXY_PORT, 128)
+    sockets = [proxy, _listener(socket.AF_INET, DNS_PORT, 16), names_udp]
+    try:
+        redirect.lead_to(TRANSPARENT_PORT)
+    except OSError:
+        return sockets  # without redirection such programs reach nothing: less, never more
+    sockets.append(_listener(socket.AF_INET, TRANSPARENT_PORT, 128))
+    sockets.append(_listener(socket.AF_INET6, TRANSPARENT_PORT, 128))
+    return sockets
 
 
 def _start_network(plan: Plan, control: socket.socket) -> None:
@@ -136,16 +167,18 @@ def _start_network(plan: Plan, control: socket.socket) -> None:
         sock.close()
 
 
-def _build(
-    foundation: Foundation, plan: Plan, space: str, serial: int, control: socket.socket
-) -> None:
+def _enter_root(foundation: Foundation, plan: Plan, seat: Seat) -> None:
+    mounts.enter(foundation, plan, seat.space, seat.serial, seat.idmap)
+
+
+def _build(foundation: Foundation, plan: Plan, seat: Seat, control: socket.socket) -> None:
     """Steps 2 and 3 of the module's order; each failure names its step."""
     steps: tuple[tuple[str, Callable[[], None]], ...] = (
         ("namespaces", lambda: sys.unshare(_NAMESPACES)),
         ("hostname", lambda: socket.sethostname(plan.hostname)),
         ("network", lambda: _start_network(plan, control)),
-        ("mounts", lambda: mounts.enter(foundation, plan, space, serial)),
-        ("user namespace", lambda: _enter_user_namespace(foundation, plan)),
+        ("mounts", lambda: _enter_root(foundation, plan, seat)),
+        ("user namespace", lambda: _enter_user_namespace(foundation, plan, seat)),
     )
     for name, step in steps:
         try:
@@ -266,8 +299,7 @@ def _reap(control: socket.socket, main: int) -> bool:
 def run_box(
     foundation: Foundation,
     plan: Plan,
-    space: str,
-    serial: int,
+    seat: Seat,
     fds: BoxFds,
     seccomp: sys.FilterProgram,
 ) -> NoReturn:
@@ -280,9 +312,9 @@ def run_box(
     try:
         sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
         _reset_signals()
-        _keep_only(fds)
+        seat = _keep_only(fds, seat)
         control = socket.socket(fileno=fds.control)
-        _build(foundation, plan, space, serial, control)
+        _build(foundation, plan, seat, control)
         # A change of user clears the parent-death signal (prctl(2)).
         sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

@@ -20,15 +20,18 @@ from typing import Any, NoReturn
 from era.sandbox.namespaces.child import box as boxes
 from era.sandbox.namespaces.child import mounts, wire
 from era.sandbox.namespaces.child import syscalls as sys
+from era.sandbox.namespaces.child.idmap import IdMaps
 from era.sandbox.namespaces.child.scratch import Scratch, Space
 from era.sandbox.plan import Foundation, decode_foundation, decode_plan
 
 
 class _OpenBox:
-    """A box the server holds open: its scratch and how many runs it had."""
+    """A box the server holds open: its scratch, its user, and how many runs it had."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, uid: int, idmap: int | None) -> None:
         self.space = space
+        self.uid = uid
+        self.idmap = idmap
         self.runs = 0
 
 
@@ -42,9 +45,10 @@ class Launcher:
         self._scratch = Scratch(
             foundation.scratch_dir, foundation.images, foundation.uid, foundation.gid
         )
+        self._idmaps = _usable_idmaps(foundation)
         self._boxes: dict[int, _OpenBox] = {}
         self._runs: dict[int, tuple[int, int]] = {}  # pidfd -> (run id, pid)
-        self._cleaning: dict[int, tuple[int, Space, int]] = {}  # pidfd -> (box id, space, pid)
+        self._cleaning: dict[int, tuple[int, _OpenBox, int]] = {}  # pidfd -> (box id, box, pid)
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(control.fileno(), select.POLLIN)
@@ -83,7 +87,10 @@ class Launcher:
 
     def _open(self, message: dict[str, Any]) -> None:
         space = self._scratch.open(message["disk_bytes"])
-        self._boxes[message["box"]] = _OpenBox(space)
+        uid, idmap = self._foundation.uid, None
+        if self._idmaps is not None:
+            uid, idmap = self._idmaps.take()
+        self._boxes[message["box"]] = _OpenBox(space, uid, idmap)
         workspace = self._scratch.add(space, "workspace", 0o755)
         fd = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -98,20 +105,21 @@ class Launcher:
             mode = 0o1777 if scratch.target == "/tmp" else 0o755
             self._scratch.add(opened.space, scratch.name, mode)
         opened.runs += 1
+        seat = boxes.Seat(
+            space=opened.space.path,
+            serial=opened.runs,
+            uid=opened.uid,
+            gid=opened.uid if opened.idmap is not None else self._foundation.gid,
+            idmap=opened.idmap,
+        )
         # The next child, and it alone, is process 1 of a new pid namespace; then back to our own,
         # or the following unshare would be refused (unshare(2)).
         sys.unshare(sys.CLONE_NEWPID)
         try:
             pid = os.fork()
             if pid == 0:
-                boxes.run_box(
-                    self._foundation,
-                    plan,
-                    opened.space.path,
-                    opened.runs,
-                    boxes.BoxFds(fds[1:]),
-                    self._seccomp,
-                )
+                given = boxes.BoxFds(fds[1:])
+                boxes.run_box(self._foundation, plan, seat, given, self._seccomp)
         finally:
             sys.setns(self._own_pid_namespace, sys.CLONE_NEWPID)
         pidfd = os.pidfd_open(pid)
@@ -130,7 +138,7 @@ class Launcher:
         if pid == 0:
             self._clean(opened.space)
         pidfd = os.pidfd_open(pid)
-        self._cleaning[pidfd] = (box, opened.space, pid)
+        self._cleaning[pidfd] = (box, opened, pid)
         self._poll.register(pidfd, select.POLLIN)
 
     def _clean(self, space: Space) -> NoReturn:
@@ -153,11 +161,27 @@ class Launcher:
             message = {"event": "exited", "run": run, "status": status, "cpu_ns": cpu_ns}
             wire.send(self._control, message)
             return
-        box, space, pid = self._cleaning.pop(pidfd)
+        box, opened, pid = self._cleaning.pop(pidfd)
         _, status = os.waitpid(pid, 0)
         with suppress(OSError):  # a mount that is still busy goes with its last user
-            self._scratch.recycle(space, clean=status == 0)
+            self._scratch.recycle(opened.space, clean=status == 0)
+        if self._idmaps is not None:
+            self._idmaps.give_back(opened.uid)
         wire.send(self._control, {"event": "closed", "box": box})
+
+
+def _usable_idmaps(foundation: Foundation) -> IdMaps | None:
+    """A user for each box where every file system involved takes idmapped mounts; else None, and
+    the boxes share the owner's user."""
+    if foundation.rootless:
+        return None
+    idmaps = IdMaps(foundation.uid)
+    state = os.path.dirname(foundation.base_dir)
+    places = [state, foundation.scratch_dir]
+    try:
+        return idmaps if idmaps.works_on(places) else None
+    except OSError:
+        return None
 
 
 def _receive_foundation(control: socket.socket) -> Foundation:

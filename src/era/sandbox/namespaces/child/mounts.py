@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 
 from era.sandbox.namespaces.child import syscalls as sys
 from era.sandbox.plan import BindMount, Foundation, Plan, ScratchMount
@@ -24,6 +25,14 @@ _DEVICE_LINKS = (
 _EMPTY_FILE = "/.empty"
 _EMPTY_DIR = "/.empty.d"
 _TMPFS_FLAGS = sys.MS_NOSUID | sys.MS_NODEV
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """How a box sees files on disk."""
+
+    rootless: bool
+    idmap: int | None
 
 
 def device_binds() -> tuple[BindMount, ...]:
@@ -44,7 +53,7 @@ def _mount_point(base: str, target: str, *, directory: bool) -> str:
     return path
 
 
-def _bind(base: str, bind: BindMount) -> None:
+def _bind(base: str, bind: BindMount, idmap: int | None = None) -> None:
     flags = sys.MOUNT_ATTR_NOSUID
     if bind.device:
         flags |= sys.MOUNT_ATTR_NOEXEC
@@ -53,9 +62,9 @@ def _bind(base: str, bind: BindMount) -> None:
     if not bind.writable:
         flags |= sys.MOUNT_ATTR_RDONLY
     target = _mount_point(base, bind.target, directory=os.path.isdir(bind.source))
-    tree = sys.clone_mount(bind.source, recursive=True)
+    tree = sys.clone_mount(bind.source, recursive=idmap is None)
     try:
-        sys.set_mount_flags(tree, flags, recursive=True)
+        sys.set_mount_flags(tree, flags, recursive=idmap is None, idmap=idmap)
         sys.attach_mount(tree, target)
     finally:
         os.close(tree)
@@ -86,39 +95,52 @@ def build_base(foundation: Foundation) -> None:
         _bind(base, bind)
 
 
-def _overlay(base: str, scratch: ScratchMount, upper: str, work: str, *, rootless: bool) -> None:
+def _open_layer(path: str, idmap: int | None) -> int:
+    if idmap is None:
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    tree = sys.clone_mount(path, recursive=False)
+    try:
+        sys.set_mount_flags(tree, 0, recursive=False, idmap=idmap)
+    except OSError:
+        os.close(tree)
+        raise
+    return tree
+
+
+def _overlay(base: str, space: str, scratch: ScratchMount, work: str, view: View) -> None:
     """One overlay.  Layers are named by descriptor (`/proc/self/fd/N`), so no path is too long for
     the mount options and no character of it needs escaping."""
-    fds = [
-        os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        for path in (upper, work, *scratch.lowers)
-    ]
+    place = _open_layer(space, view.idmap)  # upper and work must lie on one mount (overlayfs.rst)
+    fds = [place]
     try:
-        names = [f"/proc/self/fd/{fd}" for fd in fds]
+        for name in (scratch.name, work):
+            fds.append(os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place))
+        for lower in scratch.lowers:
+            fds.append(_open_layer(lower, view.idmap))
+        upper_name, work_name, *lower_names = (f"/proc/self/fd/{fd}" for fd in fds[1:])
         options = [
-            f"upperdir={names[0]}",
-            f"workdir={names[1]}",
-            f"lowerdir={':'.join(names[2:])}",
-            "userxattr" if rootless else "redirect_dir=nofollow",
-            "metacopy=off" if not rootless else "",
+            f"upperdir={upper_name}",
+            f"workdir={work_name}",
+            f"lowerdir={':'.join(lower_names)}",
             "volatile",
         ]
+        options += ["userxattr"] if view.rootless else ["redirect_dir=nofollow", "metacopy=off"]
         target = _mount_point(base, scratch.target, directory=True)
-        sys.mount("era", target, "overlay", _TMPFS_FLAGS, ",".join(filter(None, options)))
+        sys.mount("era", target, "overlay", _TMPFS_FLAGS, ",".join(options))
     finally:
         for fd in fds:
             os.close(fd)
 
 
-def _scratch(base: str, space: str, scratch: ScratchMount, serial: int, *, rootless: bool) -> None:
-    upper = f"{space}/{scratch.name}"
+def _scratch(base: str, space: str, scratch: ScratchMount, serial: int, view: View) -> None:
     if scratch.lowers:
         # A work directory serves one mount only: `volatile` marks it so (overlayfs.rst).
-        work = f"{space}/.work-{serial}-{scratch.name}"
-        os.mkdir(work, 0o700)
-        _overlay(base, scratch, upper, work, rootless=rootless)
+        work = f".work-{serial}-{scratch.name}"
+        os.mkdir(f"{space}/{work}", 0o700)
+        _overlay(base, space, scratch, work, view)
         return
-    _bind(base, BindMount(source=upper, target=scratch.target, writable=True))
+    upper = f"{space}/{scratch.name}"
+    _bind(base, BindMount(source=upper, target=scratch.target, writable=True), view.idmap)
 
 
 def _mask(base: str, path: str) -> None:
@@ -144,12 +166,13 @@ def _read_only(base: str, path: str) -> None:
             os.close(tree)
 
 
-def enter(foundation: Foundation, plan: Plan, space: str, serial: int) -> None:
+def enter(foundation: Foundation, plan: Plan, space: str, serial: int, idmap: int | None) -> None:
     """Give this process (process 1 of a box, fresh mount namespace) the box's root.
 
     Afterwards nothing of the host is reachable by path.  `space` is the box's scratch directory,
-    `serial` numbers the runs of the box.
+    `serial` numbers the runs of the box, `idmap` maps the owner of files on disk to the box's user.
     """
+    view = View(rootless=foundation.rootless, idmap=idmap)
     base = foundation.base_dir
     sys.mount(None, "/", None, sys.MS_REC | sys.MS_PRIVATE)
     proc_flags = sys.MS_NOSUID | sys.MS_NODEV | sys.MS_NOEXEC
@@ -157,9 +180,9 @@ def enter(foundation: Foundation, plan: Plan, space: str, serial: int) -> None:
     shm = f"mode=1777,size={plan.shm_bytes},nr_inodes=65536"
     sys.mount("shm", f"{base}/dev/shm", "tmpfs", _TMPFS_FLAGS, shm)
     for scratch in plan.scratch:
-        _scratch(base, space, scratch, serial, rootless=foundation.rootless)
+        _scratch(base, space, scratch, serial, view)
     for bind in plan.binds:
-        _bind(base, bind)
+        _bind(base, bind, view.idmap)
     for path in plan.masked:
         _mask(base, path)
     for path in plan.read_only:

@@ -50,6 +50,7 @@ MOUNT_ATTR_RDONLY: Final = 0x1
 MOUNT_ATTR_NOSUID: Final = 0x2
 MOUNT_ATTR_NODEV: Final = 0x4
 MOUNT_ATTR_NOEXEC: Final = 0x8
+_MOUNT_ATTR_IDMAP: Final = 0x100000
 
 _OPEN_TREE_CLONE: Final = 1
 _AT_RECURSIVE: Final = 0x8000
@@ -129,9 +130,13 @@ class _MountAttr(ctypes.Structure):
     )
 
 
-def set_mount_flags(fd: int, attributes: int, *, recursive: bool) -> None:
-    """mount_setattr(2) on the mount that `fd` is the root of; it is made private too."""
+def set_mount_flags(fd: int, attributes: int, *, recursive: bool, idmap: int | None = None) -> None:
+    """mount_setattr(2) on the mount that `fd` is the root of; it is made private too.  `idmap` is
+    the descriptor of a user namespace whose map the (detached) mount takes."""
     attr = _MountAttr(attributes, 0, MS_PRIVATE, 0)
+    if idmap is not None:
+        attr.attr_set |= _MOUNT_ATTR_IDMAP
+        attr.userns_fd = idmap
     flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
     _check(
         _syscall(_NR_MOUNT_SETATTR, fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr)),
