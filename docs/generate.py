@@ -6,14 +6,18 @@ written by hand.  `tests/test_docs.py` fails when a page is not what this progra
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
+
+from rich.console import Console
 
 from era import __version__
 from era.api import openapi
 from era.api.app import OPERATIONS
+from era.cli.main import app
 from era.config import VARIABLES, Must, Size
 from era.errors import CODES
 
@@ -71,8 +75,8 @@ def must_text(name: str) -> str:
 
 def is_size(name: str) -> bool:
     """Whether a variable is a size in bytes."""
-    expectation = next(rule for rule in Size.__metadata__ if isinstance(rule, Must)).expectation
-    return must_text(name) == expectation
+    size = next(rule for rule in get_args(Size) if isinstance(rule, Must))
+    return must_text(name) == size.expectation
 
 
 def size_text(value: int) -> str:
@@ -100,17 +104,30 @@ def operations() -> str:
     """Every operation, then the shapes of bodies and answers."""
     document = openapi.document(OPERATIONS, version=__version__, authenticated=False)
     schemas = document["components"]["schemas"]
-    parts = [
-        operation_text(method.upper(), path, operation, schemas)
+    found = [
+        (method.upper(), path, operation)
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     ]
+    common = set.intersection(*(set(codes_of(operation)) for _, _, operation in found))
+    listed = ", ".join(f"`{code}`" for code in sorted(common, key=lambda name: CODES[name].status))
+    parts = [f"Any of them may also answer {listed}."]
+    parts += [operation_text(*operation, schemas, common) for operation in found]
     bodies = {name for name in schemas if name.endswith("Body")}
     shapes = [shape_text(name, schemas[name]) for name in sorted(schemas) if name not in bodies]
     return "\n\n".join([*parts, "## Shapes of the answers", *shapes])
 
 
-def operation_text(method: str, path: str, operation: Schema, schemas: Schema) -> str:
+def codes_of(operation: Schema) -> list[str]:
+    """The error codes of an operation, by status."""
+    answers = operation["responses"].items()
+    descriptions = [answer["description"] for status, answer in answers if int(status) >= 400]
+    return [code for description in descriptions for code in description.split(", ")]
+
+
+def operation_text(
+    method: str, path: str, operation: Schema, schemas: Schema, common: set[str]
+) -> str:
     """One operation under its heading."""
     lines = [f"### `{heading(method, path)}`", operation["summary"] + "."]
     query = [p for p in operation["parameters"] if p["in"] == "query"]
@@ -122,8 +139,20 @@ def operation_text(method: str, path: str, operation: Schema, schemas: Schema) -
         lines.append("Body: the bytes, of any type.")
     elif body:
         lines.append(body_text(schemas[reference(body["application/json"]["schema"])]))
-    lines.append(answers_text(operation["responses"]))
+    lines.append(answer_text(operation, common))
     return "\n\n".join(lines)
+
+
+def answer_text(operation: Schema, common: set[str]) -> str:
+    """What comes back, and the codes that not every operation has."""
+    (status, answer), *_ = operation["responses"].items()
+    ((media_type, content),) = answer["content"].items()
+    shape = content["schema"]
+    what = type_text(shape) if "$ref" in shape else f"the bytes (`{media_type}` when unknown)"
+    errors = ", ".join(
+        f"`{code}` ({CODES[code].status})" for code in codes_of(operation) if code not in common
+    )
+    return f"Answer {status}: {what}." + (f"\n\nErrors: {errors}." if errors else "")
 
 
 def heading(method: str, path: str) -> str:
@@ -142,7 +171,7 @@ def body_text(schema: Schema) -> str:
     rows = (
         (
             f"`{name}`" + (" (required)" if name in required else ""),
-            type_text(member),
+            type_text(without_null(member)),
             member.get("description", ""),
         )
         for name, member in schema["properties"].items()
@@ -150,29 +179,16 @@ def body_text(schema: Schema) -> str:
     return table(("Body member", "Type", "Meaning"), rows)
 
 
-def answers_text(responses: Schema) -> str:
-    """What comes back."""
-    lines = []
-    for status, answer in responses.items():
-        if int(status) >= 400:
-            codes = ", ".join(f"`{code}`" for code in answer["description"].split(", "))
-            lines.append(f"- {status}: {codes}")
-            continue
-        (media_type, content), *_ = answer["content"].items()
-        shape = content["schema"]
-        what = type_text(shape) if "$ref" in shape else f"bytes (`{media_type}`)"
-        lines.append(f"- {status}: {what}")
-    return "\n".join(lines)
-
-
 def shape_text(name: str, schema: Schema) -> str:
     """The members of an answer."""
     required = schema.get("required", ())
     rows = (
-        (f"`{member}`", type_text(s), "" if member in required else "absent without a value")
+        (f"`{member}`", type_text(s))
+        if member in required
+        else (f"`{member}` (optional)", type_text(without_null(s)))
         for member, s in schema["properties"].items()
     )
-    return f"### {name}\n\n" + table(("Member", "Type", ""), rows)
+    return f"### {name}\n\n" + table(("Member", "Type"), rows)
 
 
 def type_text(schema: Schema) -> str:
@@ -191,12 +207,45 @@ def type_text(schema: Schema) -> str:
     return str(kind)
 
 
+def without_null(schema: Schema) -> Schema:
+    """The type of a member that is absent rather than null."""
+    options = [option for option in schema.get("anyOf", ()) if option.get("type") != "null"]
+    if len(options) == 1:
+        return dict(options[0])
+    return {"anyOf": options} if options else schema
+
+
+# --- cli.md -----------------------------------------------------------------------------------
+
+
+def command_names() -> list[str]:
+    """The commands; an alias is not one of its own."""
+    by_command = {id(command): name for name, command in reversed(app.resolved_commands().items())}
+    return [name for name in reversed(by_command.values()) if not name.startswith("-")]
+
+
+def commands() -> str:
+    """Every command with its own help."""
+    parts = [f"```text\n{help_text([])}\n```"]
+    for name in command_names():
+        parts.append(f"### `era {name}`\n\n```text\n{help_text([name])}\n```")
+    return "\n\n".join(parts)
+
+
+def help_text(tokens: list[str]) -> str:
+    """What `--help` prints, on a terminal of fixed width without colours."""
+    out = io.StringIO()
+    app.help_print(tokens, console=Console(file=out, width=100, color_system=None))
+    return "\n".join(line.rstrip() for line in out.getvalue().strip().splitlines())
+
+
 # --- pages ------------------------------------------------------------------------------------
 
 PARTS: Final[dict[str, Callable[[], str]]] = {
     "settings": settings,
     "errors": errors,
     "operations": operations,
+    "commands": commands,
 }
 PART: Final = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 
