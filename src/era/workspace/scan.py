@@ -27,7 +27,11 @@ MAX_SKIPPED: Final = 100
 MAX_BYTES: Final = 64 << 30
 """Bound of file sizes together when there is no quota: a sparse file costs its writer nothing."""
 
-_XATTRS: Final = ("trusted.overlay.", "user.overlay.")
+_SAYS: Final = {
+    f"{kind}.overlay.{what}": what
+    for kind in ("trusted", "user")
+    for what in ("opaque", "whiteout")
+}
 _FOREIGN: Final = ("trusted.overlay.redirect", "trusted.overlay.metacopy")
 """With these an upper names what it does not hold.  The overlay of a box is mounted without."""
 
@@ -148,7 +152,8 @@ class Scan:
         attributes = overlay_attributes(here)
         if before is not None and "opaque" in attributes:
             self.removed.append(path)
-        if before is None:
+            changed = True
+        elif before is None:
             layers = _found(self.context.layer_fd, path)
             changed = layers is None or not stat.S_ISDIR(layers.st_mode)
         else:
@@ -219,10 +224,9 @@ def overlay_attributes(fd: int) -> frozenset[str]:
     if any(name in _FOREIGN for name in names):
         raise InternalError(text="the workspace is in a form that cannot be read")
     return frozenset(
-        name.rpartition(".")[2]
+        _SAYS[name]
         for name in names
-        if name.startswith(_XATTRS)
-        and (not name.endswith(".opaque") or os.getxattr(fd, name) == b"y")
+        if name in _SAYS and (_SAYS[name] != "opaque" or os.getxattr(fd, name) == b"y")
     )
 
 
