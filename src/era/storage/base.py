@@ -327,8 +327,10 @@ class Blobs(Protocol):
     async def exists(self, blob: str) -> bool:
         """Whether the blob is stored."""
 
-    async def delete(self, blob: str) -> None:
-        """Remove a blob; a missing one is fine."""
+    async def delete(self, blob: str, *, age_seconds: float = 0) -> bool:
+        """Remove a blob, unless it was stored (or stored again) less than `age_seconds` ago;
+        whether it is gone.  A missing one is.  A sweep gives its grace period here too: what a
+        commit stored again after the sweep had looked then stays."""
 
     def older_than(self, age_seconds: float) -> AsyncIterator[str]:
         """Hashes of blobs stored (or stored again) at least `age_seconds` ago: candidates of a sweep."""

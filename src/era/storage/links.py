@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Generator, Iterator, Mapping
 from typing import Final
 
@@ -22,20 +23,8 @@ def destination(path: str, target: str) -> str | None:
 
     `..` is taken lexically.  An absolute target counts when it lies below the box's workspace.
     """
-    if target.startswith("/"):
-        if not target.startswith(WORKSPACE + "/"):
-            return None
-        parts, target = [], target[len(WORKSPACE) :]
-    else:
-        parts = path.split("/")[:-1]
-    for name in target.split("/"):
-        if name == "..":
-            if not parts:
-                return None
-            parts.pop()
-        elif name not in ("", "."):
-            parts.append(name)
-    return "/".join(parts) or None
+    whole = posixpath.normpath(posixpath.join(WORKSPACE, posixpath.dirname(path), target))
+    return whole[len(WORKSPACE) + 1 :] if whole.startswith(WORKSPACE + "/") else None
 
 
 def walk(link: FileEntry) -> Walk:
