@@ -1,0 +1,87 @@
+"""Real servers for the tests, and what is left of them when they are gone."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+
+from local_server import LocalServer
+
+GONE_SECONDS = 20
+"""How long the kernel gets to finish what the end of a server began."""
+
+
+class WatchedServer(LocalServer):
+    """A server whose processes are remembered, so that those it leaves behind are found."""
+
+    def __init__(self, state_dir: Path, environment: Mapping[str, str] | None = None) -> None:
+        super().__init__(state_dir, environment)
+        self.processes: set[psutil.Process] = set()
+
+    def remember(self) -> None:
+        """Note every process that belongs to the server now."""
+        own = psutil.Process(self.pid)
+        self.processes |= {own, *own.children(recursive=True)}
+
+    def kill(self) -> None:
+        self.remember()
+        super().kill()
+
+    def stop(self) -> int:
+        self.remember()
+        return super().stop()
+
+    def left_behind(self) -> list[str]:
+        """What is still there of servers that have ended, once nothing more goes away."""
+        deadline = time.monotonic() + GONE_SECONDS
+        while (found := list(self._traces())) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return found
+
+    def _traces(self) -> Iterator[str]:
+        yield from (f"process {process}" for process in self.processes if process.is_running())
+        place = str(self.state_dir)
+        yield from (f"process {pid} that uses {place}" for pid in users_of(place))
+        yield from (f"mount {line}" for line in mounts() if place in line)
+        yield from (f"loop device of {file}" for file in loop_files() if file.startswith(place))
+        for process in self.processes:
+            yield from (f"cgroup {path}" for path in cgroups(f"era-{process.pid}-"))
+
+
+def users_of(place: str) -> Iterator[int]:
+    """Processes whose command line or mounts speak of a directory."""
+    for pid in psutil.pids():
+        if pid == os.getpid():
+            continue
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            mounted = Path(f"/proc/{pid}/mountinfo").read_bytes()
+        except OSError:  # it ended, or has ended and is not reaped
+            continue
+        if place.encode() in command or place.encode() in mounted:
+            yield pid
+
+
+def mounts() -> list[str]:
+    return Path("/proc/self/mountinfo").read_text().splitlines()
+
+
+def loop_files() -> Iterator[str]:
+    """The files behind the loop devices of this machine."""
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            yield backing.read_text().strip()
+        except OSError:
+            continue
+
+
+def cgroups(prefix: str) -> Iterator[str]:
+    """Groups of that name, in every hierarchy."""
+    points = [line.split()[4] for line in mounts() if " - cgroup" in line]
+    for point in points:
+        for folder, names, _files in os.walk(point):
+            yield from (f"{folder}/{name}" for name in names if name.startswith(prefix))

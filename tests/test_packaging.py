@@ -1,0 +1,141 @@
+"""What is installed is all that is needed, pinned, and nothing is forgotten in the wheel."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SCRIPTS = [*sorted((ROOT / "scripts").iterdir()), ROOT / ".ci" / "run"]
+
+
+def declared(*extras: str) -> dict[str, Requirement]:
+    texts = PROJECT["dependencies"] + [
+        text for extra in extras for text in PROJECT["optional-dependencies"][extra]
+    ]
+    requirements = [Requirement(text) for text in texts]
+    return {canonicalize_name(requirement.name): requirement for requirement in requirements}
+
+
+def pinned(name: str) -> dict[str, str]:
+    """Package to version, of one lock file."""
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    return {
+        str(canonicalize_name(match[1])): match[2]
+        for match in re.finditer(r"^([\w.-]+)==([^\s;\\]+)", text, re.MULTILINE)
+    }
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """A wheel of this tree, built as pip builds one but without asking for anything."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (path,) = folder.glob("era-*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_the_wheel_holds_the_whole_package(wheel: zipfile.ZipFile) -> None:
+    sources = {
+        str(path.relative_to(SOURCE))
+        for path in SOURCE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    packed = {name for name in wheel.namelist() if not name.startswith("era-")}
+    assert packed == sources
+    assert any(not name.endswith(".py") for name in packed), "data files are part of it"
+
+
+def test_the_wheel_brings_both_commands(wheel: zipfile.ZipFile) -> None:
+    (name,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+    entries = wheel.read(name).decode()
+    assert "era = era.cli.main:main" in entries
+    assert "agent = era.cli.main:main" in entries
+
+
+def imported(folder: Path) -> set[str]:
+    """Top-level names that the Python files below a folder import."""
+    names: set[str] = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add((node.module or "").partition(".")[0])
+    return names - set(sys.stdlib_module_names) - {"compression"}  # standard from 3.14 on
+
+
+def undeclared(folder: Path, own: set[str], *extras: str) -> set[str]:
+    """Imports that no declared dependency provides."""
+    provided = packages_distributions()
+    known = set(declared(*extras))
+    return {
+        name
+        for name in imported(folder) - own
+        if not any(canonicalize_name(dist) in known for dist in provided.get(name, [name]))
+    }
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    assert undeclared(SOURCE, {"era"}) == set()
+
+
+def test_every_import_of_the_tests_is_declared() -> None:
+    own = {"era", "tests", "examples", *(path.stem for path in (ROOT / "examples").glob("*.py"))}
+    assert undeclared(ROOT / "tests", own, "test") == set()
+    assert undeclared(ROOT / "examples", own, "test") == set()
+
+
+def test_an_undeclared_import_is_found(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text("import json\nimport numpy.linalg\n")
+    assert undeclared(tmp_path, set()) == {"numpy"}
+
+
+@pytest.mark.parametrize(("lock", "extras"), [("serve", ()), ("test", ("test",))])
+def test_the_lock_fits_what_is_declared(lock: str, extras: tuple[str, ...]) -> None:
+    pins = pinned(lock)
+    wrong = [
+        f"{name}: {pins.get(name)} is not {requirement.specifier}"
+        for name, requirement in declared(*extras).items()
+        if not requirement.specifier.contains(pins.get(name, "0"))
+    ]
+    assert wrong == [], "run scripts/lock"
+
+
+def test_both_locks_agree() -> None:
+    assert pinned("serve").items() <= pinned("test").items()
+
+
+@pytest.mark.parametrize("lock", ["serve", "test"])
+def test_every_pin_has_hashes_and_no_address(lock: str) -> None:
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text()
+    entries = text.replace("\\\n", " ").splitlines()
+    assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
+    assert "://" not in text
+    for entry in entries:
+        if ";" in entry:
+            Marker(entry.partition(";")[2].partition("--hash")[0])
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_strict_and_run_from_anywhere(script: Path) -> None:
+    text = script.read_text()
+    assert text.startswith("#!/usr/bin/env bash\n# ")
+    assert "\nset -euo pipefail\n" in text
+    assert 'dirname "${BASH_SOURCE[0]}"' in text
+    assert os.access(script, os.X_OK)
