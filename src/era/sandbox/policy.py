@@ -55,12 +55,13 @@ _SHM_SHARE: Final = 2
 def rlimits(limits: Limits) -> tuple[tuple[str, int], ...]:
     """Per-process limits, beside the cgroup's limits for the whole tree.
 
-    No core files (they would reach the host's handler); process count
-    by rlimit too, for hosts without a pids controller; message queues are off because they count
-    against no limit of the box.
+    No core files: 1 byte, because with 0 the kernel would still run a handler that the host's
+    core_pattern names, outside the box; 1 is its word for "not even that" (fs/coredump.c).  Process
+    count by rlimit too, for hosts without a pids controller; message queues are off because they
+    count against no limit of the box.
     """
     return (
-        ("RLIMIT_CORE", 0),
+        ("RLIMIT_CORE", 1),
         ("RLIMIT_MEMLOCK", 8 << 20),
         ("RLIMIT_MSGQUEUE", 0),
         ("RLIMIT_NICE", 0),

@@ -10,7 +10,8 @@ runs about eight instructions for a call and a few for the checked arguments.  R
 * calls that nobody needs, and calls of kernels younger than this table: ENOSYS, so that libraries
   fall back to older ones;
 * clone3 is ENOSYS because its flags lie in memory, where a filter cannot see them; libraries then
-  use clone, whose flags are checked.
+  use clone, whose flags are checked;
+* calls whose effect would reach past the box answer as if done (sync, core limits): see `CHECKED`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ ALLOW: Final = _RET_ALLOW
 EPERM: Final = _RET_ERRNO | errno.EPERM
 ENOSYS: Final = _RET_ERRNO | errno.ENOSYS
 EAFNOSUPPORT: Final = _RET_ERRNO | errno.EAFNOSUPPORT
+EPROTONOSUPPORT: Final = _RET_ERRNO | errno.EPROTONOSUPPORT
+ENOMEM: Final = _RET_ERRNO | errno.ENOMEM
+NOTHING: Final = _RET_ERRNO
+"""The call is not made and returns 0."""
 
 CLONE_NAMESPACES: Final = 0x7E020080
 """Every CLONE_NEW* flag: cgroup, uts, ipc, user, pid, net, mount, time."""
@@ -70,13 +75,12 @@ ALLOWED: Final = frozenset(
     futimesat get_mempolicy get_robust_list getcpu getcwd getdents getdents64 getegid geteuid getgid
     getgroups getitimer getpeername getpgid getpgrp getpid getppid getpriority getrandom getresgid
     getresuid getrlimit getrusage getsid getsockname getsockopt gettid gettimeofday getuid getxattr
-    inotify_add_watch inotify_init inotify_init1 inotify_rm_watch io_cancel io_destroy io_getevents
-    io_pgetevents io_setup io_submit ioprio_get ioprio_set kill landlock_add_rule
-    landlock_create_ruleset landlock_restrict_self lchown lgetxattr link linkat listen listxattr
-    llistxattr lremovexattr lseek lsetxattr lstat madvise map_shadow_stack membarrier memfd_create
-    mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mmap mprotect mq_getsetattr mq_notify
-    mq_open mq_timedreceive mq_timedsend mq_unlink mremap mseal msgctl msgget msgrcv msgsnd msync
-    munlock munlockall munmap nanosleep newfstatat open openat openat2 pause pidfd_open
+    inotify_add_watch inotify_init inotify_init1 inotify_rm_watch ioprio_get ioprio_set kill
+    landlock_add_rule landlock_create_ruleset landlock_restrict_self lchown lgetxattr link linkat
+    listen listxattr llistxattr lremovexattr lseek lsetxattr lstat madvise map_shadow_stack
+    membarrier mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mprotect mq_getsetattr
+    mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink mremap mseal msgctl msgget msgrcv
+    msgsnd msync munlock munlockall munmap nanosleep newfstatat open openat openat2 pause pidfd_open
     pidfd_send_signal pipe pipe2 pkey_alloc pkey_free pkey_mprotect poll ppoll pread64 preadv
     preadv2 pselect6 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv recvfrom
     recvmmsg recvmsg remap_file_pages removexattr rename renameat renameat2 restart_syscall rmdir
@@ -86,29 +90,37 @@ ALLOWED: Final = frozenset(
     sched_setaffinity sched_setattr sched_setparam sched_setscheduler sched_yield seccomp select
     semctl semget semop semtimedop sendfile sendmmsg sendmsg sendto set_mempolicy set_robust_list
     set_tid_address setfsgid setfsuid setgid setgroups setitimer setpgid setpriority setregid
-    setresgid setresuid setreuid setrlimit setsid setsockopt setuid setxattr shmat shmctl shmdt
-    shmget shutdown sigaltstack signalfd signalfd4 splice stat statfs statx symlink symlinkat sync
-    sync_file_range syncfs sysinfo tee tgkill time timer_create timer_delete timer_getoverrun
-    timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times tkill truncate
-    umask uname unlink unlinkat utime utimensat utimes vfork wait4 waitid write writev
+    setresgid setresuid setreuid setsid setsockopt setuid setxattr shmat shmctl shmdt shutdown
+    sigaltstack signalfd signalfd4 splice stat statfs statx symlink symlinkat sync_file_range
+    sysinfo tee tgkill time timer_create timer_delete timer_getoverrun timer_gettime timer_settime
+    timerfd_create timerfd_gettime timerfd_settime times tkill truncate umask uname unlink unlinkat
+    utime utimensat utimes vfork wait4 waitid write writev
     """.split()
 )
-"""Allowed without a look at the arguments."""
+"""Allowed without a look at the arguments.
+
+Not here: the old asynchronous I/O (io_setup and its kin), whose contexts are counted for the whole
+host, so that one box could take them from everyone."""
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """A condition on one 32-bit half of argument `argument` (the low one, or the `high`), after
+    `mask`: it is one of `values`, or with `among` False none of them."""
+
+    argument: int
+    values: tuple[int, ...]
+    among: bool = True
+    mask: int = 0xFFFFFFFF
+    high: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A look at argument `argument` (its low 32 bits, after `mask`): `values` or not decides.
+    """The verdict of a call whose arguments meet every condition of `when`."""
 
-    With `match` True the call is allowed when the value is one of `values`, otherwise when it is
-    not.  A call that is not allowed gets `otherwise`.
-    """
-
-    argument: int
-    values: tuple[int, ...]
-    match: bool
-    otherwise: int
-    mask: int = 0xFFFFFFFF
+    verdict: int
+    when: tuple[When, ...] = ()
 
 
 _FAMILIES: Final = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
@@ -120,18 +132,52 @@ _TIOCSETD: Final = 0x5423
 _PR_SET_MM: Final = 35
 _PR_SET_PTRACER: Final = 0x59616D61
 
+_PROTOCOLS: Final = (0, 1, 6, 17, 58)  # default, ICMP, TCP, UDP, ICMPv6
+_NETLINK_ROUTE: Final = 0
+_RLIMIT_CORE: Final = 4
+_MAP_HUGETLB: Final = 0x40000
+_MFD_HUGETLB: Final = 0x4
+_SHM_HUGETLB: Final = 0x800
+_OTHERWISE: Final = Check(ALLOW)
+
+
+def _flag(argument: int, flag: int) -> tuple[When, ...]:
+    return (When(argument, (flag,), mask=flag),)
+
+
 CHECKED: Final[Mapping[str, tuple[Check, ...]]] = {
-    "clone": (Check(0, (0,), True, EPERM, mask=CLONE_NAMESPACES),),
-    # Netlink only for routes and addresses (what getifaddrs and Go's net package read).
-    "socket": (Check(0, (*_FAMILIES, _AF_NETLINK), True, EAFNOSUPPORT),),
-    "socketpair": (Check(0, (1,), True, EAFNOSUPPORT),),
-    "personality": (Check(0, _PERSONALITIES, True, EPERM),),
-    "ioctl": (Check(1, (_TIOCSTI, _TIOCLINUX, _TIOCSETD), False, EPERM),),
-    "prctl": (Check(0, (_PR_SET_MM, _PR_SET_PTRACER), False, EPERM),),
+    "clone": (Check(EPERM, (When(0, (0,), among=False, mask=CLONE_NAMESPACES),)), _OTHERWISE),
+    # Netlink only for routes and addresses (what getifaddrs and Go's net package read); SCTP, MPTCP
+    # and other protocols would only add kernel code, loaded on demand, to what a box can reach.
+    "socket": (
+        Check(ALLOW, (When(0, _FAMILIES), When(2, _PROTOCOLS))),
+        Check(EPROTONOSUPPORT, (When(0, _FAMILIES),)),
+        Check(ALLOW, (When(0, (_AF_NETLINK,)), When(2, (_NETLINK_ROUTE,)))),
+        Check(EAFNOSUPPORT),
+    ),
+    "socketpair": (Check(ALLOW, (When(0, (1,)),)), Check(EAFNOSUPPORT)),
+    "personality": (Check(ALLOW, (When(0, _PERSONALITIES),)), Check(EPERM)),
+    "ioctl": (Check(EPERM, (When(1, (_TIOCSTI, _TIOCLINUX, _TIOCSETD)),)), _OTHERWISE),
+    "prctl": (Check(EPERM, (When(0, (_PR_SET_MM, _PR_SET_PTRACER)),)), _OTHERWISE),
     # Limits of other processes, process 1 of the box above all, are none of a program's business.
-    "prlimit64": (Check(0, (0,), True, EPERM),),
+    # The core limit stays what it is (policy.rlimits); programs that lower it go on.
+    "prlimit64": (
+        Check(EPERM, (When(0, (0,), among=False),)),
+        Check(ALLOW, (When(1, (_RLIMIT_CORE,), among=False),)),
+        Check(ALLOW, (When(2, (0,)), When(2, (0,), high=True))),
+        Check(NOTHING),
+    ),
+    "setrlimit": (Check(NOTHING, (When(0, (_RLIMIT_CORE,)),)), _OTHERWISE),
+    # The host's reserve of huge pages counts against no limit of the box.
+    "mmap": (Check(ENOMEM, _flag(3, _MAP_HUGETLB)), _OTHERWISE),
+    "memfd_create": (Check(ENOMEM, _flag(1, _MFD_HUGETLB)), _OTHERWISE),
+    "shmget": (Check(ENOMEM, _flag(2, _SHM_HUGETLB)), _OTHERWISE),
+    # These would write out every file system of the host; nothing in a box needs to reach a disk.
+    "sync": (Check(NOTHING),),
+    "syncfs": (Check(NOTHING),),
 }
-"""Allowed depending on an argument."""
+"""Calls whose verdict depends on arguments, or is none of the usual: the first check that applies
+decides; the last one of a call always applies."""
 
 
 def _instruction(code: int, jt: int, jf: int, k: int) -> bytes:
@@ -142,20 +188,38 @@ def _return(verdict: int) -> list[bytes]:
     return [_instruction(_RET, 0, 0, verdict)]
 
 
-def _check_block(check: Check) -> list[bytes]:
-    """Load the argument, compare, return.  Little-endian: the low half of args[n] comes first."""
-    block = [_instruction(_LD_ABS, 0, 0, 16 + 8 * check.argument)]
-    if check.mask != 0xFFFFFFFF:
-        block.append(_instruction(_ALU_AND, 0, 0, check.mask))
-    hit, miss = (ALLOW, check.otherwise) if check.match else (check.otherwise, ALLOW)
-    count = len(check.values)
-    for index, value in enumerate(check.values):
-        block.append(_instruction(_JEQ, count - index, 0, value))
-    return block + _return(miss) + _return(hit)
+def _condition(when: When, past: int) -> list[bytes]:
+    """Fall through when the condition holds, else jump over `past` more instructions.
+
+    Little-endian: the low half of args[n] comes first.
+    """
+    offset = 16 + 8 * when.argument + 4 * when.high
+    block = [_instruction(_LD_ABS, 0, 0, offset)]
+    if when.mask != 0xFFFFFFFF:
+        block.append(_instruction(_ALU_AND, 0, 0, when.mask))
+    last = len(when.values) - 1
+    for index, value in enumerate(when.values):
+        rest = last - index
+        if when.among:
+            block.append(_instruction(_JEQ, rest, 0 if rest else past, value))
+        else:
+            block.append(_instruction(_JEQ, rest + past, 0, value))
+    return block
+
+
+def _check_block(checks: Sequence[Check]) -> list[bytes]:
+    """The checks of one call, each ending in a return."""
+    block: list[bytes] = []
+    for check in checks:
+        body = _return(check.verdict)
+        for when in reversed(check.when):
+            body = _condition(when, len(body)) + body
+        block += body
+    return block
 
 
 def verdicts(machine: str | None = None) -> dict[int, int | str]:
-    """System call number -> verdict, or the name of a call whose arguments are checked."""
+    """System call number -> verdict, or the name of a call in `CHECKED`."""
     table = {"x86_64": X86_64_SYSCALLS, "aarch64": AARCH64_SYSCALLS}[machine or arch()]
     result: dict[int, int | str] = {}
     for name, number in table.items():
@@ -185,8 +249,7 @@ def _tree(ranges: Sequence[tuple[int, int | str]]) -> list[bytes]:
         verdict = ranges[0][1]
         if isinstance(verdict, int):
             return _return(verdict)
-        (check,) = CHECKED[verdict]
-        return _check_block(check)
+        return _check_block(CHECKED[verdict])
     middle = len(ranges) // 2
     low, high = _tree(ranges[:middle]), _tree(ranges[middle:])
     if len(low) <= 255:
