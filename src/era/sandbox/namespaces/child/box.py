@@ -24,6 +24,7 @@ import resource
 import select
 import signal
 import socket
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -38,6 +39,8 @@ TRANSPARENT_PORT = 3129
 DNS_PORT = 53
 _STOP = b"TERM"
 _NAMESPACES = sys.CLONE_NEWNS | sys.CLONE_NEWNET | sys.CLONE_NEWIPC | sys.CLONE_NEWUTS
+_OOM_SCORE = 500
+"""When the host itself runs out of memory, boxes go before the service and its neighbours."""
 _NOT_FOUND = 127
 _NOT_EXECUTABLE = 126
 
@@ -99,6 +102,21 @@ def _keep_only(fds: BoxFds, seat: Seat) -> Seat:
     return seat if seat.idmap is None else replace(seat, idmap=2 + len(wanted))
 
 
+def _own_streams(fds: BoxFds, seat: Seat) -> None:
+    """Pipes belong to who made them; /dev/stdout can be opened by its owner only."""
+    for fd in (fds.stdout, fds.stderr):
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            os.fchown(fd, seat.uid, seat.gid)
+
+
+def _be_first_to_go() -> None:
+    """Raise the OOM score; what root sets here, nothing in the box can lower again."""
+    with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
+        if int(file.read()) < _OOM_SCORE:
+            file.seek(0)
+            file.write(str(_OOM_SCORE))
+
+
 def _write_file(path: str, text: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -126,6 +144,8 @@ def _enter_user_namespace(foundation: Foundation, plan: Plan, seat: Seat) -> Non
     _write_file("/proc/self/setgroups", "deny")
     _write_file("/proc/self/uid_map", f"{plan.inside_uid} {seat.uid} 1")
     _write_file("/proc/self/gid_map", f"{plan.inside_gid} {seat.gid} 1")
+    # From here on: the program must not look into process 1 even for the moment it takes to lock it.
+    sys.prctl(sys.PR_SET_DUMPABLE, 0)
 
 
 def _listener(family: socket.AddressFamily, port: int, backlog: int) -> socket.socket:
@@ -175,7 +195,7 @@ def _build(foundation: Foundation, plan: Plan, seat: Seat, control: socket.socke
     """Steps 2 and 3 of the module's order; each failure names its step."""
     steps: tuple[tuple[str, Callable[[], None]], ...] = (
         ("namespaces", lambda: sys.unshare(_NAMESPACES)),
-        ("hostname", lambda: socket.sethostname(plan.hostname)),
+        ("hostname", lambda: sys.set_names(plan.hostname)),
         ("network", lambda: _start_network(plan, control)),
         ("mounts", lambda: _enter_root(foundation, plan, seat)),
         ("user namespace", lambda: _enter_user_namespace(foundation, plan, seat)),
@@ -196,8 +216,7 @@ def _become_program(
         for fd in fds.cgroups:
             os.write(fd, b"0")
         step = "cgroup namespace"
-        if fds.cgroups:
-            sys.unshare(sys.CLONE_NEWCGROUP)
+        sys.unshare(sys.CLONE_NEWCGROUP)
         step = "session"
         os.setsid()
         for target, fd in enumerate((fds.stdin, fds.stdout, fds.stderr)):
@@ -232,10 +251,9 @@ def _exec(plan: Plan) -> NoReturn:
 
 
 def _lock_down_init(seccomp: sys.FilterProgram) -> None:
-    """Process 1 keeps no right either, and the program cannot look into it."""
+    """Process 1 keeps no right either."""
     sys.drop_capabilities()
     sys.prctl(sys.PR_SET_NO_NEW_PRIVS, 1)
-    sys.prctl(sys.PR_SET_DUMPABLE, 0)
     seccomp.install()
 
 
@@ -247,6 +265,7 @@ def _start_program(plan: Plan, fds: BoxFds, seccomp: sys.FilterProgram) -> int:
     os.close(failure_write)
     for fd in (fds.stdin, fds.stdout, fds.stderr, *fds.cgroups):
         os.close(fd)
+    _lock_down_init(seccomp)
     report = os.read(failure_read, 256).decode()  # end of file: exec closed it, the program runs
     os.close(failure_read)
     if report:
@@ -313,6 +332,8 @@ def run_box(
         sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
         _reset_signals()
         seat = _keep_only(fds, seat)
+        _be_first_to_go()
+        _own_streams(fds, seat)
         control = socket.socket(fileno=fds.control)
         _build(foundation, plan, seat, control)
         # A change of user clears the parent-death signal (prctl(2)).
@@ -323,7 +344,6 @@ def run_box(
         started_ns = time.monotonic_ns()
         main = _start_program(plan, fds, seccomp)
         wire.send(control, {"event": "started", "at_ns": started_ns})
-        _lock_down_init(seccomp)
         _tend(control, main, wake_read)
         code = 0
     except StepError as error:

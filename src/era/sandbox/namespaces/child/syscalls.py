@@ -91,6 +91,13 @@ def setns(fd: int, kind: int) -> None:
     _check(_libc.setns(fd, kind), f"setns {kind:#x}")
 
 
+def set_names(host: str) -> None:
+    """sethostname(2) and setdomainname(2): the host's NIS domain is no business of a box."""
+    name, domain = host.encode(), b"(none)"
+    _check(_libc.sethostname(name, len(name)), "sethostname")
+    _check(_libc.setdomainname(domain, len(domain)), "setdomainname")
+
+
 def mount(source: str | None, target: str, kind: str | None, flags: int, data: str = "") -> None:
     """mount(2)."""
     _check(
