@@ -179,7 +179,7 @@ acts = [
     lambda path, other: os.mkdir(path),
     lambda path, other: os.makedirs(path),
     lambda path, other: os.rename(path, other),
-    lambda path, other: shutil.move(path, other),
+    lambda path, other: other.startswith(path) or shutil.move(path, other),
     lambda path, other: os.symlink("a", path),
     lambda path, other: os.link(path, other),
     lambda path, other: os.chmod(path, random.choice([0o700, 0o755, 0o644, 0o600])),

@@ -69,6 +69,8 @@ class Scan:
     skipped: list[SkippedFile] = field(default_factory=list)
     _entries: int = 0
     _bytes: int = 0
+    _noted: int = 0
+    _ignored: int = 0
 
     def run(self, dir_fd: int) -> None:
         """Look through the open upper directory.
@@ -80,16 +82,19 @@ class Scan:
             QuotaError: as soon as a bound is passed.
             InternalError: the upper is in a form that this cannot read.
         """
-        waiting = [b""]
+        waiting = [(b"", False)]
         while waiting:
-            above = waiting.pop()
+            above, hidden = waiting.pop()
             try:
                 here = beneath.open_dir(dir_fd, above or b".")
             except PermissionError:
                 self.skip(_shown(above), "unreadable")
                 continue
             try:
-                waiting += self._directory(here, above)
+                inner = self._directory(here, above)
+                if above:
+                    hidden = self._itself(here, RelPath(above.decode()), hidden=hidden)
+                waiting += [(path, hidden) for path in inner]
             finally:
                 os.close(here)
 
@@ -99,9 +104,9 @@ class Scan:
             self.skipped.append(SkippedFile(path=path, reason=reason))
 
     def _directory(self, here: int, above: bytes) -> list[bytes]:
-        """Note an open directory and what is in it; the directories to look into."""
+        """Note what is in an open directory; the directories in it, to look into."""
         inner = []
-        noted = ignored = 0
+        self._noted = self._ignored = 0
         for name, status in beneath.iterate(here):
             self._entries += 1
             if self._entries > self.context.max_entries:
@@ -112,14 +117,12 @@ class Scan:
                 if not beneath.is_whiteout(status):
                     self.skip(_shown(raw), "bad_name")
             elif self._is_ours(path, status):
-                ignored += 1
+                self._ignored += 1
             elif stat.S_ISDIR(status.st_mode):
                 inner.append(raw)
             else:
-                noted += 1
+                self._noted += 1
                 self._leaf(here, path, status)
-        if above:
-            self._itself(here, RelPath(above.decode()), only_ignored=ignored > 0 == noted)
         return inner
 
     def _is_ours(self, path: RelPath, status: os.stat_result) -> bool:
@@ -142,26 +145,33 @@ class Scan:
         """What the snapshot has at `path`."""
         return _found(self.context.tree_fd, path)
 
-    def _itself(self, here: int, path: RelPath, *, only_ignored: bool) -> None:
-        """Note an open directory as such: hiding what was below it, or looking different.
+    def _itself(self, here: int, path: RelPath, *, hidden: bool) -> bool:
+        """Note the open directory just looked through; whether it hides what the snapshot has
+        below it.  It is `hidden` when a directory above it does."""
+        status = os.fstat(here)
+        before = None if hidden else self._before(path)
+        opaque = "opaque" in overlay_attributes(here)
+        if opaque and before is not None:
+            self.removed.append(path)
+        if opaque or self._looks_new(path, status, before):
+            self.others.append(_entry(path, FileKind.DIR, status))
+        return hidden or opaque
 
-        Its time alone is no change when all that happened in it is passed over, and directories
+    def _looks_new(
+        self, path: RelPath, status: os.stat_result, before: os.stat_result | None
+    ) -> bool:
+        """Whether a directory differs from before.
+
+        Its time alone is no change when all that happened in it was passed over, and directories
         of the setup layer are implied by the files below them.
         """
-        status, before = os.fstat(here), self._before(path)
-        attributes = overlay_attributes(here)
-        if before is not None and "opaque" in attributes:
-            self.removed.append(path)
-            changed = True
-        elif before is None:
+        if before is None:
             layers = _found(self.context.layer_fd, path)
-            changed = layers is None or not stat.S_ISDIR(layers.st_mode)
-        else:
-            changed = before.st_mode != status.st_mode or (
-                before.st_mtime_ns != status.st_mtime_ns and not only_ignored
-            )
-        if changed:
-            self.others.append(_entry(path, FileKind.DIR, status))
+            return layers is None or not stat.S_ISDIR(layers.st_mode)
+        if before.st_mode != status.st_mode:
+            return True
+        only_ignored = self._ignored > 0 == self._noted
+        return before.st_mtime_ns != status.st_mtime_ns and not only_ignored
 
     def _leaf(self, here: int, path: RelPath, status: os.stat_result) -> None:
         """Note what is not a directory."""

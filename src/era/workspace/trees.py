@@ -83,6 +83,10 @@ class Trees:
                     return self._tree(uid, diff.revision)
             return await self._made_anew(uid)
 
+    def revision(self, uid: int) -> int | None:
+        """Which revision a session's tree is at; None when that is unknown or there is no tree."""
+        return self._revision(uid)
+
     async def drop(self, uid: int) -> None:
         """Remove a session's tree, if there is one."""
         with translated():
