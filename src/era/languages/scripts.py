@@ -1,0 +1,125 @@
+"""Shell programs that run in a box where one argument list is not enough.
+
+Each is given to `/bin/bash -c`; what varies reaches it as a positional parameter, never as text of
+the program.  They use the shell's own commands where they can: a process costs a millisecond.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+GO_RUN: Final = r"""
+go=$1 entry=$2 seen=$3 version=$4 layer=$5
+shift 5
+work=/tmp/.era-go
+[ ! -e "$work" ] || rm -rf "$work"
+mkdir -p "$work" || exit 1
+replace="\"/workspace/$seen\":\"/workspace/$entry\""
+base=
+if [ -f go.mod ]; then
+    base=.
+else
+    replace="$replace,\"/workspace/go.mod\":\"$work/go.mod\""
+    [ ! -f "$layer/go.mod" ] || base=$layer
+fi
+if [ -z "$base" ]; then
+    printf 'module session\n\ngo %s\n' "$version" >"$work/go.mod"
+else
+    printf '%s\n' "$(<"$base/go.mod")" >"$work/go.mod"
+    [ ! -f "$base/go.sum" ] || printf '%s\n' "$(<"$base/go.sum")" >"$work/go.sum"
+fi
+printf '{"Replace":{%s}}' "$replace" >"$work/overlay.json"
+# The go.mod used is a copy: what the go tool adds to it is no change of the workspace.
+flags=(-mod=mod "-modfile=$work/go.mod")
+[ "$base" != . ] || [ ! -d vendor ] || flags=()
+# Else the go tool walks the whole build cache for old entries, in every box anew.
+[ ! -w "$GOCACHE" ] || printf '%(%s)T' -1 >"$GOCACHE/trim.txt"
+if ! XDG_CONFIG_HOME=/opt/era/etc "$go" build -buildvcs=false '-ldflags=-s -w' "${flags[@]}" \
+    -overlay "$work/overlay.json" -o "$work/main" "$seen" 2>"$work/log"; then
+    cat "$work/log" >&2
+    exit 1
+fi
+if [ ! -x "$work/main" ]; then
+    printf '%s\n' 'the code is not of package main' >&2
+    exit 1
+fi
+exec "$work/main" "$@"
+"""
+"""Builds the entry file and becomes the program.
+
+Parameters: the go tool, the entry file's name, the name the go tool sees it under (it overlooks
+names that begin with a dot), the go version of an implicit module, the setup's module directory;
+then the arguments of the program.
+"""
+
+DENO_RUN: Final = r"""
+deno=$1 entry=$2
+shift 2
+flags=(--quiet --no-code-cache)
+[ -f deno.lock ] || flags+=(--no-lock)
+modules=none
+if "$deno" cache "${flags[@]}" --cached-only --node-modules-dir=manual "$entry" 2>/dev/null; then
+    modules=manual
+fi
+exec "$deno" run --allow-all --no-prompt "${flags[@]}" "--node-modules-dir=$modules" "$entry" "$@"
+"""
+"""Runs deno where a `node_modules` may be: from it when it has all that the code imports, else from
+the cache.  Parameters: deno, the entry file; then the arguments of the program."""
+
+DENO_RESOLVE: Final = r"""
+deno=$1 entry=$2
+shift 2
+flags=(--quiet --no-code-cache)
+[ -f deno.lock ] || flags+=(--no-lock)
+if [ -d node_modules ] || [ -d /node_modules ]; then
+    "$deno" cache "${flags[@]}" --cached-only --node-modules-dir=manual "$entry" 2>/dev/null && exit
+fi
+exec "$deno" cache "${flags[@]}" --node-modules-dir=none "$@" "$entry"
+"""
+"""Brings everything the entry file imports into deno's cache; runs none of it.  Parameters: deno,
+the entry file; then further options of `deno cache`."""
+
+GO_SETUP: Final = r"""
+set -e
+go=$1 mode=$2 modules=$3 builds=$4
+shift 4
+export GOMODCACHE=$modules GOFLAGS='-mod=mod -modcacherw -buildvcs=false' XDG_CONFIG_HOME=/opt/era/etc
+[ -w "$GOCACHE" ] || export GOCACHE=$builds
+mkdir -p "$modules" "$builds"
+mark=/tmp/.era-go-mark
+: >"$mark"
+if [ "$mode" = get ]; then
+    "$go" get -- "$@"
+    "$go" mod download
+    named=("$@")
+else
+    "$go" mod download all
+    mapfile -t named < <("$go" list -m -f '{{if not (or .Main .Indirect)}}{{.Path}}{{end}}' all)
+fi
+echo 'compiling'
+# Compiled ahead only to spare the runs: what does not build here fails, or not, in a run.
+patterns=()
+for module in "${named[@]}"; do
+    [ -z "$module" ] || patterns+=("${module%@*}/...")
+done
+usable='{{if not (or .Error .DepsErrors)}}{{if ne .Name "main"}}{{.ImportPath}}{{end}}{{end}}'
+if [ ${#patterns[@]} -gt 0 ]; then
+    mapfile -t packages < <("$go" list -mod=readonly -e -f "$usable" -- "${patterns[@]}" 2>/dev/null)
+    if [ ${#packages[@]} -gt 0 ]; then
+        printf '%s\n' "${packages[@]}" | xargs "$go" build -- 2>/dev/null || true
+    fi
+fi
+if [ "$GOCACHE" != "$builds" ]; then
+    cd "$GOCACHE"
+    find . -type f -cnewer "$mark" ! -newermt 2099-01-01 -exec cp --parents -t "$builds" {} +
+fi
+# An entry as old as its last use is renewed by each run, by a copy of it into the box; one of the
+# far future is not.
+find "$builds" -type f -exec touch -d 2100-01-01 {} +
+rm -f "$mark"
+"""
+"""Fetches Go modules and compiles them.
+
+Parameters: the go tool, `get` or `download`, the module cache, the build cache to leave; then for
+`get` the modules.  Runs in the directory of the go.mod.
+"""

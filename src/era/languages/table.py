@@ -1,0 +1,251 @@
+"""The languages: their names, and the argument list and files that run code of each in a box.
+
+Pure tables and functions of them; nothing here touches a file or a process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from era import layout
+from era.errors import InputError
+from era.languages import environment, scripts
+
+_NAMES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "python": ("python", "py", "python3"),
+        "node": ("node", "nodejs", "js", "javascript"),
+        "typescript": ("typescript", "ts"),
+        "go": ("go", "golang"),
+        "deno": ("deno",),
+    }
+)
+LANGUAGES: Final = tuple(_NAMES)
+"""The canonical names, which are the ones stored and returned."""
+ALIASES: Final[Mapping[str, str]] = MappingProxyType(
+    {alias: name for name, aliases in _NAMES.items() for alias in aliases}
+)
+"""Every accepted name, in lower case, to its canonical one."""
+
+_EXTENSIONS: Final = MappingProxyType(
+    {"python": ".py", "node": ".js", "typescript": ".ts", "go": ".go", "deno": ".ts"}
+)
+
+
+def canonical(text: str) -> str:
+    """The canonical name of a language.
+
+    Raises:
+        InputError: `unsupported_language`, with `supported` and `aliases`.
+    """
+    name = ALIASES.get(text.strip().lower())
+    if name is None:
+        raise _unsupported(text)
+    return name
+
+
+def _unsupported(text: str, hint: str | None = None) -> InputError:
+    return InputError(
+        "unsupported_language",
+        f"unsupported language: {text}",
+        supported=list(LANGUAGES),
+        aliases=dict(ALIASES),
+        hint=hint,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """The programs of a box, by their paths inside it.
+
+    `versions` names what each runtime says of itself; `missing` says of a language why this server
+    cannot run it.
+    """
+
+    python: str = "/usr/bin/python3"
+    node: str = f"{layout.RUNTIMES}/node/bin/node"
+    npm: str = f"{layout.RUNTIMES}/node/lib/node_modules/npm/bin/npm-cli.js"
+    """npm's own program, to be run by `node`."""
+    typescript: str = f"{layout.RUNTIMES}/ts/register.cjs"
+    """What node loads first to understand TypeScript."""
+    go: str = f"{layout.RUNTIMES}/go/bin/go"
+    deno: str = f"{layout.BIN}/deno"
+    uv: str = f"{layout.BIN}/uv"
+    bash: str = "/bin/bash"
+    platform: str = ""
+    """The machine that compiled parts of packages are for."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """How to start one program: `files` (name to content) are placed at the workspace root first.
+
+    `env` is the base of its environment, see `environment.build`.  With `uses_go_cache` the shared
+    build cache is wanted at `environment.GO_CACHE`, with `uses_deno_cache` deno's modules at
+    `environment.DENO_CACHE`, both copy-on-write.
+    """
+
+    argv: tuple[str, ...]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    uses_go_cache: bool = False
+    uses_deno_cache: bool = False
+
+
+def check_available(language: str, tools: Tools) -> None:
+    """Refuse a canonical `language` whose runtime this server lacks.
+
+    Raises:
+        InputError: `unsupported_language`, with a hint.
+    """
+    reason = tools.missing.get(language)
+    if reason is not None:
+        raise _unsupported(
+            language, f"{reason}; `era doctor` on the server shows the runtimes it has"
+        )
+
+
+def _free_name(prefix: str, extension: str, taken: Callable[[str], bool]) -> str:
+    name = f"{prefix}{extension}"
+    number = 1
+    while taken(name):
+        number += 1
+        name = f"{prefix}{number}{extension}"
+    return name
+
+
+def launch(
+    language: str,
+    code: str,
+    args: Sequence[str],
+    *,
+    tools: Tools,
+    taken: Callable[[str], bool],
+    has_layer: bool,
+) -> Launch:
+    """How to run `code`, from a file at the workspace root that hides no name of the session.
+
+    `taken(name)` tells whether the session has an entry of that name at its workspace root;
+    `has_layer` whether a setup layer is attached.
+
+    Raises:
+        InputError: `unsupported_language`, when the runtime is missing here.
+    """
+    check_available(language, tools)
+    entry = _free_name(f"{layout.ENTRY_PREFIX}_main", _EXTENSIONS[language], taken)
+    return Launch(
+        argv=(*_PROGRAMS[language](entry, tools, taken, has_layer), *args),
+        # A lone surrogate has no UTF-8: the runtime then says that the file is not text.
+        files={entry: code.encode(errors="surrogatepass")},
+        env=_environment(language, has_layer=has_layer),
+        uses_go_cache=language == "go",
+        uses_deno_cache=language == "deno",
+    )
+
+
+def command_launch(
+    command: str, *, tools: Tools, language: str | None = None, has_layer: bool = False
+) -> Launch:
+    """How to run a shell command in a session or VM of `language`."""
+    return Launch(
+        argv=(tools.bash, "-c", command),
+        env=_environment(language, has_layer=has_layer),
+        uses_go_cache=language == "go",
+        uses_deno_cache=language == "deno",
+    )
+
+
+def resolve_launch(
+    code: str,
+    *,
+    tools: Tools,
+    taken: Callable[[str], bool],
+    has_layer: bool,
+    any_import_host: bool = False,
+) -> Launch:
+    """How to fetch, before a run, the modules that deno code imports; none of them is run.
+
+    `any_import_host` leaves it to the network policy which hosts `https:` imports may name.
+    """
+    check_available("deno", tools)
+    entry = _free_name(f"{layout.ENTRY_PREFIX}_main", _EXTENSIONS["deno"], taken)
+    options = ("--allow-import",) if any_import_host else ()
+    return Launch(
+        argv=(tools.bash, "-c", scripts.DENO_RESOLVE, "deno", tools.deno, entry, *options),
+        files={entry: code.encode(errors="surrogatepass")},
+        env=_environment("deno", has_layer=has_layer),
+        uses_deno_cache=True,
+    )
+
+
+def _environment(language: str | None, *, has_layer: bool) -> dict[str, str]:
+    env = environment.base(has_layer=has_layer)
+    if language == "deno":
+        env["NO_COLOR"] = "1"
+    return env
+
+
+_Taken = Callable[[str], bool]
+
+
+def _in_workspace(entry: str) -> str:
+    return f"{layout.WORKSPACE}/{entry}"
+
+
+def _python(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, ...]:
+    return (tools.python, _in_workspace(entry))
+
+
+def _node_command(tools: Tools) -> tuple[str, ...]:
+    # The notice is for authors of packages; here the service chose the file's name.
+    return (tools.node, "--disable-warning=MODULE_TYPELESS_PACKAGE_JSON")
+
+
+def _node(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, ...]:
+    return (*_node_command(tools), _in_workspace(entry))
+
+
+def _typescript(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, ...]:
+    return (*_node_command(tools), "--require", tools.typescript, _in_workspace(entry))
+
+
+def _go(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, ...]:
+    seen = _free_name("era_main", ".go", taken)
+    release = ".".join(tools.versions.get("go", "1.22").split(".")[:2])
+    parameters = (tools.go, entry, seen, release, environment.LAYER_GO)
+    return (tools.bash, "-c", scripts.GO_RUN, "go", *parameters)
+
+
+def _deno(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, ...]:
+    if has_layer or taken("node_modules"):
+        return (tools.bash, "-c", scripts.DENO_RUN, "deno", tools.deno, _in_workspace(entry))
+    return (
+        tools.deno,
+        "run",
+        "--allow-all",
+        "--no-prompt",
+        "--quiet",
+        "--no-code-cache",
+        *(() if taken("deno.lock") else ("--no-lock",)),
+        # A package.json alone would make deno expect an installed node_modules.
+        "--node-modules-dir=none",
+        _in_workspace(entry),
+    )
+
+
+_PROGRAMS: Final[Mapping[str, Callable[[str, Tools, _Taken, bool], tuple[str, ...]]]] = (
+    MappingProxyType(
+        {
+            "python": _python,
+            "node": _node,
+            "typescript": _typescript,
+            "go": _go,
+            "deno": _deno,
+        }
+    )
+)
