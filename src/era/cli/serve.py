@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Generator
-from typing import Final
+from typing import Final, TextIO
 
 import structlog
 import uvicorn
@@ -18,8 +18,9 @@ import uvicorn
 from era import __version__, assemble, logs
 from era.api.app import create_app
 from era.api.options import Bounds, Options
+from era.assemble import StartError
 from era.cli.main import Common
-from era.config import ConfigError, Settings, load
+from era.config import Settings, load
 from era.errors import CODES, EraError
 
 CANNOT_START: Final = 1
@@ -28,15 +29,6 @@ LAST_ANSWERS_SECONDS: Final = 2
 BACKLOG: Final = 2048
 
 _log = structlog.get_logger("era.serve")
-
-
-class StartError(Exception):
-    """Why the server cannot start, in one line, and what would help, in another."""
-
-    def __init__(self, cause: str, remedy: str) -> None:
-        self.cause: Final = cause
-        self.remedy: Final = remedy
-        super().__init__(cause)
 
 
 def run(
@@ -53,10 +45,6 @@ def run(
         stream = _logging(settings)
         with contextlib.closing(_listen(settings.host, settings.port)) as listener:
             asyncio.run(serve(settings, listener))
-    except StartError as error:
-        return _cannot_start(error.cause, error.remedy)
-    except ConfigError as error:
-        return _cannot_start(error.text, error.hint)
     except EraError as error:
         return _cannot_start(_words(error), _remedy(error))
     if stream is not sys.stderr:
@@ -109,7 +97,7 @@ def _address(addr: str | None) -> tuple[str | None, str | None]:
     return host.strip("[]") or None, port
 
 
-def _logging(settings: Settings) -> object:
+def _logging(settings: Settings) -> TextIO:
     try:
         return logs.configure(settings.log_level, settings.log_file)
     except OSError as error:
@@ -170,7 +158,7 @@ def _uvicorn(app: object, settings: Settings) -> Server:
 
 async def serve(settings: Settings, listener: socket.socket) -> None:
     """Build the service, answer requests until a signal, let runs finish, take everything down."""
-    service = await assemble.build(settings)
+    service = await assemble.build(settings, listener.getsockname()[1])
     try:
         stop = asyncio.Event()
         app = create_app(service.sessions, options(settings, stop))

@@ -1,0 +1,150 @@
+"""Builds the service from its settings.  The only room that names concrete parts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import structlog
+
+from era.assemble import parts as arguments
+from era.assemble.statedir import StartError, StateDir
+from era.config import Settings
+from era.egress.broker import Broker
+from era.egress.gateway import Gateway
+from era.errors import EraError
+from era.runtimes import Runtimes, discover
+from era.sandbox.base import BoxSpec, Driver, Program
+from era.sandbox.namespaces.cgroups.detect import detect
+from era.sandbox.namespaces.driver import NamespacesDriver
+from era.sessions.caches import GoCache
+from era.sessions.parts import Parts
+from era.sessions.seal import Seal
+from era.sessions.service import Sessions
+from era.storage.blobs.local import LocalBlobs
+from era.storage.records.sqlite import SqliteRecords
+from era.workspace.trees import Trees
+
+__all__ = ["Service", "StartError", "StateDir", "build", "open_driver", "self_test"]
+
+_log = structlog.get_logger("era.assemble")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A running service, and what has to be closed when it ends."""
+
+    sessions: Sessions
+    _opened: AsyncExitStack
+
+    async def close(self) -> None:
+        """End what still runs, and let go of everything."""
+        await self.sessions.close(0)
+        await self._opened.aclose()
+
+
+async def build(settings: Settings, port: int) -> Service:
+    """Build and start the service; `port` is the one it will listen on, closed to its own boxes.
+
+    Raises:
+        StartError: with the cause and the remedy.
+        EraError: a part that refuses to work.
+    """
+    async with AsyncExitStack() as stack:
+        state = await asyncio.to_thread(StateDir.open, settings.state_dir)
+        stack.callback(state.close)
+        runtimes = await find_runtimes(settings, state)
+        driver = await open_driver(settings, state, runtimes, port, stack)
+        await self_test(driver, runtimes)
+        sessions = await _sessions(settings, state, runtimes, driver, stack)
+        await sessions.start()
+        return Service(sessions=sessions, _opened=stack.pop_all())
+
+
+async def find_runtimes(settings: Settings, state: StateDir) -> Runtimes:
+    """What boxes run on."""
+    root = settings.runtime_root
+    if root and not os.path.isdir(root):
+        raise StartError(
+            "ERA_RUNTIME_ROOT is not a directory",
+            "Name the directory that boxes see as their root.",
+        )
+    return await asyncio.to_thread(discover, state.of("runtime"), runtime_root=root or None)
+
+
+async def open_driver(
+    settings: Settings, state: StateDir, runtimes: Runtimes, port: int, stack: AsyncExitStack
+) -> NamespacesDriver:
+    """The driver of the tier asked for, started."""
+    if settings.isolation not in arguments.TIERS_HERE:
+        raise StartError(
+            f"the isolation tier {settings.isolation} is not available on this server",
+            "Use ERA_ISOLATION=auto or namespaces.",
+        )
+    broker = Broker()
+    stack.callback(broker.close)
+    place = arguments.place(state.of("boxes"), runtimes.helper_python)
+    gateway = Gateway(broker, arguments.policies(settings, port))
+    driver = NamespacesDriver(place, runtimes.image, detect(), gateway)
+    stack.push_async_callback(driver.close)
+    try:
+        await driver.start()
+    except EraError as error:
+        raise no_isolation(str(error.extra.get("message") or error.text)) from error
+    return driver
+
+
+async def self_test(driver: Driver, runtimes: Runtimes) -> None:
+    """Run a program in a box, as every run will."""
+    program = Program(argv=(runtimes.tools.python, "-I", "-c", "print('ok')"))
+    try:
+        async with driver.box(BoxSpec()) as box:
+            ended = await box.run(program)
+    except EraError as error:
+        raise no_isolation(str(error.extra.get("message") or error.text)) from error
+    if ended.stdout != b"ok\n":
+        words = ended.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise no_isolation(f"a trial run ended with exit code {ended.exit_code}: {words}")
+
+
+def no_isolation(reason: str) -> StartError:
+    """The refusal of a host on which no tier works."""
+    return StartError(
+        f"no isolation tier available: {reason}",
+        "Run `era doctor`; it names what is missing and how to add it.",
+    )
+
+
+async def _sessions(
+    settings: Settings,
+    state: StateDir,
+    runtimes: Runtimes,
+    driver: NamespacesDriver,
+    stack: AsyncExitStack,
+) -> Sessions:
+    """The sessions room on the stores of the state directory."""
+    records = await asyncio.to_thread(SqliteRecords, state.of("era.db"))
+    stack.push_async_callback(records.close)
+    blobs = await asyncio.to_thread(LocalBlobs, state.of("blobs"))
+    stack.push_async_callback(blobs.close)
+    go_cache = GoCache(state.of("go-cache"), driver, runtimes.tools)
+    parts = Parts(
+        records=records,
+        blobs=blobs,
+        driver=driver,
+        trees=Trees(root=state.of("trees"), records=records, blobs=blobs, owner=driver.owner),
+        tools=runtimes.tools,
+        seal=_seal(settings, state),
+        layers_dir=state.of("layers"),
+        clock=arguments.clock,
+        go_cache=go_cache,
+    )
+    return Sessions(parts, arguments.limits(settings))
+
+
+def _seal(settings: Settings, state: StateDir) -> Seal:
+    if settings.secret_key:
+        return Seal(settings.secret_key)
+    return Seal.from_file(state.of("secret.key"))

@@ -1,0 +1,132 @@
+"""From settings to the arguments of each room: the only translation of one into the other."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import time
+from typing import Final
+from urllib.parse import urlsplit
+
+from era.assemble.statedir import StartError
+from era.config import Settings
+from era.egress.host_addresses import HostAddresses
+from era.egress.policy import AddressRange, EgressPolicy, HostRule
+from era.languages.packages import Mirrors
+from era.models import Network
+from era.sandbox.namespaces.driver import Place
+from era.sandbox.probe import disk_scratch_available
+from era.sessions.settings import QueueLimits, RunLimits, SessionLimits, SetupLimits
+from era.storage.base import Quota
+
+TIERS_HERE: Final = ("auto", "namespaces")
+
+
+def clock() -> int:
+    """Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def limits(settings: Settings) -> SessionLimits:
+    """Every bound and default of the sessions room."""
+    return SessionLimits(
+        runs=_run_limits(settings),
+        queues=QueueLimits(
+            concurrent_runs=settings.max_concurrent_runs,
+            waiting_runs=settings.global_queue,
+            waiting_per_session=settings.session_queue,
+        ),
+        setups=_setup_limits(settings),
+        quota=Quota(total_bytes=settings.max_session_bytes, count=settings.max_session_files),
+        code_bytes=settings.max_code_bytes,
+        data_bytes=settings.max_data_bytes,
+        metadata_bytes=settings.max_metadata_bytes,
+        file_bytes=settings.max_file_bytes,
+        default_internet_access=settings.default_internet_access,
+        public_url=settings.public_url,
+    )
+
+
+def _run_limits(settings: Settings) -> RunLimits:
+    return RunLimits(
+        timeout_seconds=settings.default_timeout,
+        max_timeout_seconds=settings.max_timeout,
+        output_bytes=settings.max_output_bytes,
+        memory_mib=settings.run_memory_mib,
+        max_memory_mib=settings.max_memory_mib,
+        cpus=settings.run_cpus,
+        max_cpus=settings.max_cpus,
+        pids=settings.run_pids,
+        disk_bytes=settings.run_disk_bytes,
+    )
+
+
+def _setup_limits(settings: Settings) -> SetupLimits:
+    return SetupLimits(
+        concurrent=settings.max_concurrent_setups,
+        timeout_seconds=settings.setup_timeout,
+        wait_seconds=settings.setup_wait,
+        memory_mib=settings.setup_memory_mib,
+        cpus=settings.setup_cpus,
+        layer_bytes=settings.layer_max_bytes,
+        scratch_bytes=2 * settings.layer_max_bytes,
+        layer_max_age_seconds=settings.layer_max_age,
+        network=Network(settings.setup_network),
+        mirrors=mirrors(settings),
+    )
+
+
+def mirrors(settings: Settings) -> Mirrors:
+    """Where installers fetch packages from."""
+    return Mirrors(
+        pip_index_url=settings.pip_index_url,
+        npm_registry=settings.npm_registry,
+        goproxy=settings.goproxy,
+    )
+
+
+def place(boxes_dir: str, helper_python: str) -> Place:
+    """Where the driver works: scratch on disk where the host can, else in memory."""
+    return Place(
+        base_dir=f"{boxes_dir}/base",
+        scratch_dir=f"{boxes_dir}/scratch",
+        images=f"{boxes_dir}/images" if disk_scratch_available() else None,
+        helper_python=helper_python,
+    )
+
+
+def policies(settings: Settings, port: int) -> dict[Network, EgressPolicy]:
+    """What boxes of each network may reach; `port` is the server's own."""
+    own, exceptions = HostAddresses(), _networks(settings)
+    return {
+        network: EgressPolicy(
+            network=network,
+            allowed_hosts=_registry_hosts(settings) if network is Network.REGISTRIES else (),
+            allow_networks=exceptions,
+            own_addresses=own,
+            service_ports=frozenset({port}),
+        )
+        for network in (Network.REGISTRIES, Network.INTERNET)
+    }
+
+
+def _networks(settings: Settings) -> tuple[AddressRange, ...]:
+    try:
+        return tuple(ipaddress.ip_network(text) for text in settings.allow_networks)
+    except ValueError as error:
+        raise StartError(
+            f"ERA_ALLOW_NETWORKS must be a list of networks in CIDR form: {error}",
+            "Write networks as 10.1.0.0/16 or fd00:1::/32.",
+        ) from None
+
+
+def _registry_hosts(settings: Settings) -> tuple[HostRule, ...]:
+    """The hosts of the operator's mirrors: these are what `registries` means."""
+    urls = [settings.pip_index_url, settings.npm_registry, *re.split(r"[,|]", settings.goproxy)]
+    parsed = [urlsplit(url.strip()) for url in urls if "://" in url]
+    if settings.setup_network == "registries" and not parsed:
+        raise StartError(
+            "ERA_SETUP_NETWORK is registries, and no registry is named",
+            "Name mirrors in ERA_PIP_INDEX_URL, ERA_NPM_REGISTRY, ERA_GOPROXY, or use internet.",
+        )
+    return tuple(HostRule.parse(url.netloc.rpartition("@")[2]) for url in parsed if url.netloc)
