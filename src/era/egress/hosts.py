@@ -70,19 +70,22 @@ class RegistryHosts:
     unread: Mapping[str, str] = field(default_factory=dict)
 
 
-def _environment(argv: Sequence[str], home: str) -> dict[str, str]:
+def _environment(argv: Sequence[str], empty: str) -> dict[str, str]:
     """Nothing of the server's: an installer that read the operator's own configuration would tell
-    of hosts, perhaps with credentials, that boxes do not use."""
+    of hosts, perhaps with credentials, that boxes do not use.  A home that is no directory keeps
+    them from leaving caches and records behind; `empty` is an empty directory."""
     folder = os.path.dirname(argv[0])
     return {
         "PATH": os.pathsep.join(filter(None, (folder, os.defpath))),
-        "HOME": home,
+        "HOME": os.devnull,
         "LANG": "C.UTF-8",
         "NO_COLOR": "1",
         "GOENV": "off",
         "GOTOOLCHAIN": "local",
-        "npm_config_userconfig": os.path.join(home, "none-of-the-user"),
-        "npm_config_globalconfig": os.path.join(home, "none-of-the-host"),
+        "GOPATH": empty,
+        "GOCACHE": os.path.join(empty, "go"),
+        "npm_config_userconfig": os.path.join(empty, "none-of-the-user"),
+        "npm_config_globalconfig": os.path.join(empty, "none-of-the-host"),
         "npm_config_update_notifier": "false",
         "DENO_NO_UPDATE_CHECK": "1",
     }
@@ -90,12 +93,12 @@ def _environment(argv: Sequence[str], home: str) -> dict[str, str]:
 
 def _ask(argv: Sequence[str]) -> str:
     """What `argv` prints."""
-    with tempfile.TemporaryDirectory(prefix="era-hosts-") as home:
+    with tempfile.TemporaryDirectory(prefix="era-hosts-") as empty:
         try:
             done = subprocess.run(
                 argv,
-                env=_environment(argv, home),
-                cwd=home,
+                env=_environment(argv, empty),
+                cwd=empty,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=ASK_SECONDS,

@@ -20,6 +20,8 @@ class BrokerLimits:
     """Without a byte moving either way."""
     connect_seconds: float = 10.0
     """For one address to answer."""
+    lookup_seconds: float = 10.0
+    """For a name to be resolved."""
     dns_per_second: float = 50.0
     dns_burst: int = 200
     dns_at_once: int = 32

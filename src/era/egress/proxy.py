@@ -230,6 +230,9 @@ class HttpConnection:
         try:
             async with asyncio.TaskGroup() as group:
                 body = group.create_task(self._body_up(http, server, deadline))
+                # Its first turn comes before a quick answer does: a request whose body is already
+                # here, or that has none, is then read to its end and the connection can go on.
+                await asyncio.sleep(0)
                 await self._response_down(http, server, deadline)
                 body.cancel()
         except BaseExceptionGroup as failures:

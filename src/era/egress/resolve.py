@@ -26,7 +26,6 @@ THREADS: Final = 64
 """Look-ups at once for all boxes together."""
 BOX_LOOKUPS: Final = 4
 """Look-ups at once for one box, so that names served on purpose slowly do not hold up the others."""
-LOOKUP_SECONDS: Final = 10.0
 CACHE_SECONDS: Final = 15.0
 CACHE_ENTRIES: Final = 1024
 
@@ -78,7 +77,7 @@ class BoxResolver:
         resolver: Resolver,
         *,
         at_once: int = BOX_LOOKUPS,
-        timeout_seconds: float = LOOKUP_SECONDS,
+        timeout_seconds: float,
     ) -> None:
         self._resolver: Final = resolver
         self._places: Final = asyncio.Semaphore(at_once)
