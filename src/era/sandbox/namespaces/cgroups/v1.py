@@ -13,6 +13,8 @@ from era.sandbox.namespaces.cgroups.base import Reading
 
 CONTROLLERS: Final = ("memory", "pids", "cpu", "cpuacct")
 _PERIOD_US: Final = 100_000
+_SOCKET_SHARE: Final = 8
+_SOCKET_BYTES: Final = 16 << 20
 _REMOVE_ATTEMPTS: Final = 100
 """rmdir is refused for an instant after the last process of a group has died; 1 ms between tries."""
 
@@ -74,6 +76,9 @@ class GroupV1:
             write(f"{memory}/memory.memsw.limit_in_bytes", str(limits.memory_bytes))
         with suppress(OSError):
             write(f"{memory}/memory.swappiness", "0")
+        with suppress(OSError):  # buffers of TCP and UDP sockets count apart from other memory
+            sockets = max(_SOCKET_BYTES, limits.memory_bytes // _SOCKET_SHARE)
+            write(f"{memory}/memory.kmem.tcp.limit_in_bytes", str(sockets))
         write(f"{self._paths['pids']}/pids.max", str(limits.pids))
         write(f"{self._paths['cpu']}/cpu.cfs_period_us", str(_PERIOD_US))
         write(f"{self._paths['cpu']}/cpu.cfs_quota_us", str(int(limits.cpus * _PERIOD_US)))
