@@ -31,13 +31,15 @@ VOCABULARY = (
 """From the bottom upwards: each may import those before it."""
 
 STORAGE = "era.storage.base"
+LINKS = "era.storage.links"
+"""A pure function over what `base` returns; it opens nothing."""
 SANDBOX = "era.sandbox.base"
 CHILD = "era.sandbox.namespaces.child"
 CHILD_PROGRAM = (CHILD, "era.sandbox.plan")
 """What runs between clone and exec, and the one module it shares with the server."""
 
 CONCRETE = ("era.storage.records", "era.storage.blobs", "era.sandbox.namespaces", "era.egress")
-"""Keepers of a promise: outside their own rooms only `assemble` (and the doctor) names them."""
+"""Keepers of a promise: outside their rooms only `assemble` (and the doctor) names them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +67,19 @@ ROOMS = (
     Room(here="era.runtimes", may=(*VOCABULARY, "era.languages", SANDBOX)),
     Room(
         here="era.sessions",
-        may=(*VOCABULARY, STORAGE, SANDBOX, "era.workspace", "era.languages", "era.runtimes"),
+        may=(
+            *VOCABULARY,
+            STORAGE,
+            LINKS,
+            SANDBOX,
+            "era.workspace",
+            "era.languages",
+            "era.runtimes",
+        ),
         never=("http", "json", "socket", "subprocess"),
     ),
     Room(here="era.config", may=VOCABULARY),
+    Room(here="era.logs", may=VOCABULARY),
     Room(here="era.api", may=(*VOCABULARY, "era.sessions", "era.languages"), never=("subprocess",)),
 )
 """The first room that holds a module is its room.  `assemble`, `cli` and `__main__` are the top: they
@@ -156,13 +167,6 @@ def vocabulary_problem(name: str, target: str) -> str | None:
     if target in VOCABULARY[: VOCABULARY.index(name)]:
         return None
     return "the vocabulary imports downwards only"
-
-
-def concrete_problem(name: str, target: str) -> str | None:
-    for keeper in CONCRETE:
-        if within(target, keeper) and not within(name, keeper):
-            return "only era.assemble names keepers"
-    return None
 
 
 def import_problems(module: Module) -> list[str]:
