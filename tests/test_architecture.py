@@ -154,10 +154,12 @@ def forbidden_import(module: Module, target: str) -> str | None:
         return f"{room.here} keeps away from it"
     if not within(target, "era"):
         return None
-    if target == "era" or any(
-        within(target, may) for may in (room.here, *room.may) if may != "era"
-    ):
-        return concrete_problem(module.name, target)
+    if target == "era" or within(target, room.here):
+        return None
+    if any(within(target, keeper) for keeper in CONCRETE):
+        return "only era.assemble names keepers"
+    if any(within(target, may) for may in room.may if may != "era"):
+        return None
     return f"{room.here} may not know it"
 
 
