@@ -111,5 +111,5 @@ def test_limits_become_the_plan() -> None:
     assert plan.shm_bytes == 32 << 20
     assert dict(plan.rlimits)["RLIMIT_NPROC"] == 7
     assert dict(plan.rlimits)["RLIMIT_NOFILE"] == 9
-    assert dict(plan.rlimits)["RLIMIT_CORE"] == 0
+    assert dict(plan.rlimits)["RLIMIT_CORE"] == 1
     assert plan.egress

@@ -145,11 +145,17 @@ class NamespacesDriver:
             launcher.send({"request": "open", "box": number, "disk_bytes": spec.limits.disk_bytes})
             return await opened
         except asyncio.CancelledError:
-            opened.add_done_callback(_close_late)
+            if not opened.cancelled() and opened.exception() is None:
+                self._let_go(launcher, number, opened.result())
             raise
         finally:
-            if opened.done():
-                self._opened.pop(number, None)
+            self._opened.pop(number, None)
+
+    def _let_go(self, launcher: Launcher, number: int, fd: int) -> None:
+        """Close a box that came when nobody waited for it any more."""
+        os.close(fd)
+        with suppress(LauncherLost):
+            launcher.send({"request": "close", "box": number})
 
     async def _close_box(self, launcher: Launcher, number: int) -> None:
         closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -185,20 +191,23 @@ class NamespacesDriver:
         event = message["event"]
         if event == "opened":
             opened = self._opened.pop(message["box"], None)
-            if opened is None or opened.done():
-                os.close(fds[0])
-                return
-            opened.set_result(fds[0])
+            if opened is not None and not opened.done():
+                opened.set_result(fds[0])
+            elif self._launcher is not None:
+                self._let_go(self._launcher, message["box"], fds[0])
         elif event == "closed":
-            closed = self._closed.pop(message["box"], None)
-            if closed is not None and not closed.done():
-                closed.set_result(None)
+            self._box_closed(message["box"])
         elif event == "exited":
             run = self._runs.pop(message["run"], None)
             if run is not None:
                 run.box_exited(message["cpu_ns"])
         elif event == "refused":
             self._refused(message)
+
+    def _box_closed(self, number: int) -> None:
+        closed = self._closed.pop(number, None)
+        if closed is not None and not closed.done():
+            closed.set_result(None)
 
     def _refused(self, message: dict[str, Any]) -> None:
         if message["request"] == "open":
@@ -210,6 +219,8 @@ class NamespacesDriver:
             if run is not None:
                 run.failed("launcher", message["errno"])
                 run.box_exited(0)
+        elif message["request"] == "close":  # its scratch goes with the launcher
+            self._box_closed(message["box"])
 
     def _with_egress(self, spec: BoxSpec, program: Program) -> Program:
         if not _egress_wanted(spec) or self._egress is None:
@@ -252,11 +263,6 @@ def _members(program: Program) -> dict[str, Any]:
 
 def _egress_wanted(spec: BoxSpec) -> bool:
     return spec.network is not Network.OFFLINE
-
-
-def _close_late(opened: asyncio.Future[int]) -> None:
-    if not opened.cancelled() and opened.exception() is None:
-        os.close(opened.result())
 
 
 class _NamespacesBox:
@@ -374,17 +380,18 @@ class _Run:
 
     # -- what process 1 of the box says --
 
-    def _readable(self) -> None:
+    def _readable(self) -> bool:
+        """Take one message; False when there is none."""
         assert self._control is not None
         try:
             message, fds = wire.receive(self._control)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             message, fds = None, []
         if message is None:
             self._close_control()
-            return
+            return False
         event = message["event"]
         if event == "egress":
             self._serve_egress(fds)
@@ -394,6 +401,7 @@ class _Run:
             self._status, self._ended_ns = message["status"], message["at_ns"]
         elif event == "failed":
             self.failed(message["step"], message["errno"])
+        return True
 
     def _serve_egress(self, fds: list[int]) -> None:
         assert self._egress is not None
@@ -422,8 +430,8 @@ class _Run:
     def box_exited(self, cpu_ns: int) -> None:
         """Process 1 is reaped, so every process of the box is dead."""
         self._cpu_ns = cpu_ns
-        if self._control is not None:
-            self._readable()  # what it said last may still be unread
+        while self._control is not None and self._readable():
+            pass  # what it said last may still be unread
         if not self._exited.done():
             self._exited.set_result(None)
 
