@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import platform
+
 import pytest
+
+from era.sandbox.namespaces.cgroups.detect import find_v1, find_v2
+
+
+def pytest_report_header() -> str:
+    """What this machine lets the tests try for real."""
+    cgroups = "v1" if find_v1() else "v2" if find_v2() else "none"
+    user = "root" if os.geteuid() == 0 else "an ordinary user"
+    return f"machine: Linux {platform.release()}, {user}, {os.cpu_count()} CPUs, cgroups: {cgroups}"
 
 
 @pytest.fixture(scope="session")
