@@ -210,7 +210,7 @@ def _remove_and_make(patch: Patch, diff: ManifestDiff, written: Sequence[FileEnt
 def _boot_id() -> str:
     """Names this boot of the machine; where the kernel does not say, this process alone."""
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read().decode().strip()
     except OSError:
         return ids.new_token()
