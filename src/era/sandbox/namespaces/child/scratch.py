@@ -24,29 +24,39 @@ _LO_FLAGS_DIRECT_IO = 16
 _FITRIM = 0xC0185879
 _TRIM_ABOVE_BYTES = 64 << 20
 """Give blocks back to the host after a box that used more than this; less is cheaper to keep."""
+_KEEP = 32
+"""Empty spaces kept ready for each size."""
 _BYTES_PER_INODE = 16384
 _MKE2FS = ("/sbin/mke2fs", "/usr/sbin/mke2fs")
 _MOUNT_FLAGS = sys.MS_NOSUID | sys.MS_NODEV | sys.MS_NOATIME
 
 
-def _mke2fs(image: str, size: int) -> None:
-    """Make a sparse image of `size` bytes with an empty file system (takes about 30 ms)."""
-    fd = os.open(image, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+def _unnamed_image(directory: str, name: str, size: int) -> int:
+    """A sparse file of `size` bytes without a name, so that no crash can leave it behind."""
+    path = f"{directory}/{name}"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    os.unlink(path)
     os.truncate(fd, size)
-    os.close(fd)
+    return fd
+
+
+def _mke2fs(image: int) -> None:
+    """Make an empty file system in the open file `image` (takes about 30 ms)."""
     program = next(path for path in _MKE2FS if os.path.exists(path))
     argv = [program, "-q", "-F", "-t", "ext4", "-m", "0", "-b", "4096"]
     argv += ["-i", str(_BYTES_PER_INODE), "-O", "^has_journal,^resize_inode"]
-    argv += ["-E", "lazy_itable_init=1,nodiscard", image]
-    pid = os.posix_spawn(program, argv, {"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"})
+    argv += ["-E", "lazy_itable_init=1,nodiscard", "/proc/self/fd/3"]
+    environment = {"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"}
+    given = [(os.POSIX_SPAWN_DUP2, image, 3)]
+    pid = os.posix_spawn(program, argv, environment, file_actions=given)
     _, status = os.waitpid(pid, 0)
     if status:
         raise OSError(5, f"mke2fs ended with status {status}")
 
 
-def _attach_loop(image: str) -> tuple[str, int]:
-    """A loop device for `image`: its path and an open descriptor; it goes when nobody uses it."""
-    backing = os.open(image, os.O_RDWR | os.O_CLOEXEC)
+def _attach_loop(image: int) -> tuple[str, int]:
+    """A loop device for the open file `image`: its path and an open descriptor; it goes when nobody
+    uses it."""
     control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
     try:
         for _attempt in range(16):  # another program may take the free device first
@@ -56,7 +66,7 @@ def _attach_loop(image: str) -> tuple[str, int]:
             flags = _LO_FLAGS_AUTOCLEAR | _LO_FLAGS_DIRECT_IO
             # struct loop_config: fd, block size, then struct loop_info64 with lo_flags at 52
             info = struct.pack("=QQQQQIIIII", 0, 0, 0, 0, 0, 0, 0, 0, flags, 0).ljust(232, b"\0")
-            config = struct.pack("=II", backing, 4096) + info + bytes(64)
+            config = struct.pack("=II", image, 4096) + info + bytes(64)
             try:
                 fcntl.ioctl(device, _LOOP_CONFIGURE, config)
                 return path, device
@@ -64,7 +74,6 @@ def _attach_loop(image: str) -> tuple[str, int]:
                 os.close(device)
         raise OSError(16, "no loop device is free")
     finally:
-        os.close(backing)
         os.close(control)
 
 
@@ -147,16 +156,18 @@ class Scratch:
         if free:
             return free.pop()
         assert self._images is not None
-        image = f"{self._images}/{self._serial}.img"
         mount_point = f"{self._root}/{self._serial}"
-        os.mkdir(mount_point, 0o700)
-        _mke2fs(image, size)
-        device_path, device = _attach_loop(image)
+        image = _unnamed_image(self._images, f"{self._serial}.img", size)
         try:
+            _mke2fs(image)
+            device_path, device = _attach_loop(image)
+        finally:
+            os.close(image)  # the loop device keeps it; with the device the bytes go
+        try:
+            os.mkdir(mount_point, 0o700)
             sys.mount(device_path, mount_point, "ext4", _MOUNT_FLAGS, "nobarrier")
         finally:
             os.close(device)
-            os.unlink(image)  # the loop device keeps it; with the device the bytes go
         return mount_point
 
     def add(self, space: Space, name: str, mode: int) -> str:
@@ -171,6 +182,7 @@ class Scratch:
     def clean(self, space: Space) -> None:
         """Empty `space`.  Runs in a process of its own: a box may have left a million files."""
         if self._images is None:
+            sys.umount(space.mount_point)
             return
         used = os.statvfs(space.mount_point)
         _remove_content(space.path)
@@ -183,8 +195,11 @@ class Scratch:
 
     def recycle(self, space: Space, *, clean: bool) -> None:
         """After `clean`: keep the space for another box, or let go of it when cleaning failed."""
-        if self._images is not None and clean:
-            self._free[space.size].append(space.mount_point)
-            return
-        sys.umount(space.mount_point)
+        if self._images is not None:
+            free = self._free[space.size]
+            if clean and len(free) < _KEEP:
+                free.append(space.mount_point)
+                return
+        if self._images is not None or not clean:
+            sys.umount(space.mount_point)
         os.rmdir(space.mount_point)
