@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from era.errors import BusyError, EraError
+from era.errors import BusyError
 from era.sessions.settings import QueueLimits
 
 
@@ -35,23 +35,24 @@ class Turnstile:
         """Whether the next to come need not wait."""
         return self.inside < self.capacity and not self._waiters
 
-    async def enter(self) -> None:
-        """Wait for a turn; pair with `leave`.  Raises what `refuse` makes."""
+    async def enter(self) -> bool:
+        """Wait for a turn; pair with `leave`.  Whether it took any waiting."""
         if self.free:
             self.inside += 1
-            return
+            return False
         turn = asyncio.get_running_loop().create_future()
         self._waiters.append(turn)
         try:
             await turn
         except asyncio.CancelledError:
             # The turn may have come in the same moment: then it is passed on.
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
+            if turn.done() and not turn.cancelled():
                 self.leave()
             raise
         finally:
             if turn in self._waiters:
                 self._waiters.remove(turn)
+        return True
 
     def leave(self) -> None:
         """Give the turn to the next."""
@@ -61,13 +62,6 @@ class Turnstile:
                 turn.set_result(None)
                 return
         self.inside -= 1
-
-    def refuse(self, error: Callable[[], EraError]) -> None:
-        """Send everyone away who waits."""
-        while self._waiters:
-            turn = self._waiters.popleft()
-            if not turn.done():
-                turn.set_exception(error())
 
 
 class Queues:
@@ -79,7 +73,7 @@ class Queues:
     def __init__(self, limits: QueueLimits) -> None:
         self._limits = limits
         self._slots = Turnstile(limits.concurrent_runs)
-        self._sessions: dict[str, Turnstile] = {}
+        self._sessions: dict[int, Turnstile] = {}
         self._waiting = 0
 
     @property
@@ -87,8 +81,8 @@ class Queues:
         """Runs that wait for anything, on the whole server."""
         return self._waiting
 
-    def check(self, key: str | None) -> None:
-        """Whether one more run may come, for the session `key` or for none.
+    def check(self, key: int | None) -> None:
+        """Whether one more run may come, for the session with the uid `key`, or for none.
 
         Raises:
             BusyError: `session_queue_full` or `server_busy`.
@@ -102,25 +96,25 @@ class Queues:
             raise BusyError("server_busy")
 
     @asynccontextmanager
-    async def turn(self, key: str) -> AsyncIterator[None]:
-        """Hold the turn of a session."""
+    async def turn(self, key: int) -> AsyncIterator[bool]:
+        """Hold the turn of a session; gives whether it took any waiting."""
         queue = self._sessions.setdefault(key, Turnstile(1))
         with self.wait():
-            await queue.enter()
+            waited = await queue.enter()
         try:
-            yield
+            yield waited
         finally:
             queue.leave()
             if not queue.inside:
                 del self._sessions[key]
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """Hold one of the server's slots."""
+    async def slot(self) -> AsyncIterator[bool]:
+        """Hold one of the server's slots; gives whether it took any waiting."""
         with self.wait():
-            await self._slots.enter()
+            waited = await self._slots.enter()
         try:
-            yield
+            yield waited
         finally:
             self._slots.leave()
 
@@ -132,13 +126,3 @@ class Queues:
             yield
         finally:
             self._waiting -= 1
-
-    def refuse(self, key: str, error: Callable[[], EraError]) -> None:
-        """Send away every run that waits for the turn of a session."""
-        if key in self._sessions:
-            self._sessions[key].refuse(error)
-
-    def refuse_all(self, error: Callable[[], EraError]) -> None:
-        """Send away every run that waits for a turn or a slot."""
-        for queue in (*self._sessions.values(), self._slots):
-            queue.refuse(error)

@@ -1,0 +1,161 @@
+"""One try at one setup.
+
+Packages come first and make a layer of their own, shared with identical recipes.  Commands run anew
+for each session, in a box over the packages' layer, and their layer includes it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+
+from era import layout
+from era.errors import session_not_found
+from era.ids import new_token
+from era.languages.environment import build
+from era.languages.packages import Step, recipe_key, steps
+from era.models import SetupSpec
+from era.sandbox.base import BoxSpec, Limits, Overlay
+from era.sessions.install import Reporter, Work
+from era.sessions.layers import NOTHING, Layers, attachment
+from era.sessions.packages import PackageLayers, stored
+from era.sessions.parts import Parts
+from era.sessions.settings import SetupLimits
+from era.sessions.snapshots import go_overlay, service_variables
+from era.sessions.specs import asked, opened_spec
+from era.storage.base import LayerRecord, SetupJob
+
+_COMMANDS = "commands"
+
+
+class Attempt:
+    """What a setup has to do, and what has been done of it."""
+
+    def __init__(
+        self,
+        job: SetupJob,
+        parts: Parts,
+        layers: Layers,
+        packages: PackageLayers,
+        limits: SetupLimits,
+    ) -> None:
+        self.cached = False
+        self._job = job
+        self._parts = parts
+        self._layers = layers
+        self._package_layers = packages
+        self._limits = limits
+        self._spec = SetupSpec()
+        self._steps: tuple[Step, ...] = ()
+        self._service: Mapping[str, str] = {}
+        self._reporter = Reporter(records=parts.records, clock=parts.clock)
+        self._before: list[Step] = []
+        """Steps that had finished before those of `_reporter`."""
+        self._deadline = (
+            time.monotonic() + limits.timeout_seconds if limits.timeout_seconds else None
+        )
+
+    @property
+    def done(self) -> list[tuple[str, str]]:
+        """What has been done: kinds of steps, and each thing that was asked for."""
+        finished = [*self._before, *self._reporter.finished]
+        ended = Counter(step.kind for step in finished)
+        wanted = Counter(step.kind for step in self._steps)
+        done = [
+            (kind, entry)
+            for kind in wanted
+            if kind != _COMMANDS and ended[kind] == wanted[kind]
+            for entry in asked(self._spec, kind)
+        ]
+        return done + [(_COMMANDS, step.command or "") for step in finished if step.command]
+
+    @property
+    def output(self) -> tuple[str, str]:
+        """The last of what the steps wrote."""
+        return self._reporter.tail.texts()
+
+    async def perform(self, public_url: str, pins: ExitStack) -> str | None:
+        """Do it; the key of the layer, kept by `pins`, or None when there was nothing to do.
+
+        Raises:
+            StepFailedError: a step failed.
+            NotFoundError: the session is gone.
+        """
+        record = await self._parts.records.get(self._job.session_id)
+        if record.uid != self._job.uid:
+            raise session_not_found()
+        self._service = service_variables(record, public_url)
+        self._spec = opened_spec(self._job.spec, self._parts.seal)
+        self._steps = steps(self._spec, self._parts.tools, self._limits.mirrors)
+        layer = await self._packages(pins)
+        commands = [step for step in self._steps if step.kind == _COMMANDS]
+        if commands:
+            layer = await self._commands(commands, layer, pins)
+        return layer.key if layer is not None else None
+
+    async def _packages(self, pins: ExitStack) -> LayerRecord | None:
+        chosen = [step for step in self._steps if step.kind != _COMMANDS]
+        spec = replace(self._spec, commands=())
+        digest = self._parts.seal.digest(spec.envs)
+        recipe = recipe_key(spec, self._parts.tools, digest) if chosen else None
+        if recipe is None:
+            return None
+        layer = await self._package_layers.find(recipe, pins)
+        if layer is not None:
+            self.cached = True
+            self._reporter.finished += chosen
+            return layer
+        self._reporter = self._package_layers.share(recipe, self._work(chosen, None))
+        return await self._package_layers.wait(recipe, self._job.uid, len(self._steps))
+
+    async def _commands(
+        self, commands: list[Step], base: LayerRecord | None, pins: ExitStack
+    ) -> LayerRecord:
+        key = f"{_COMMANDS}-{new_token()}"
+        pins.enter_context(self._layers.pinned(key))
+        below = None if base is None else await self._layers.directory(base.key)
+        self._before = list(self._reporter.finished)
+        self._reporter = Reporter(
+            records=self._parts.records,
+            clock=self._parts.clock,
+            before=len(self._steps) - len(commands),
+            audience={self._job.uid: len(self._steps)},
+            tail=self._reporter.tail.copy(),
+        )
+        work = self._work(commands, below)
+        return await stored(key, work, self._parts, self._layers, self._reporter)
+
+    def _work(self, chosen: list[Step], below: str | None) -> Work:
+        """The box for some of the steps, over the layer in the directory `below`."""
+        limits = self._limits
+        base = NOTHING if below is None else attachment(below)
+        lowers = () if below is None else (below,)
+        overlays: tuple[Overlay, ...] = (Overlay(target=layout.LAYER, lowers=lowers),)
+        if any(step.uses_go_cache for step in chosen):
+            overlays += go_overlay(self._parts.go_cache, base)
+        spec = BoxSpec(
+            limits=Limits(
+                memory_bytes=limits.memory_mib << 20,
+                cpus=limits.cpus,
+                pids=limits.pids,
+                disk_bytes=limits.scratch_bytes,
+            ),
+            network=limits.network,
+            workspace=base.workspace,
+            overlays=(*overlays, *base.overlays),
+            binds=tuple(bind for bind in base.binds if bind.target != layout.LAYER),
+        )
+        return Work(
+            spec=spec,
+            steps=chosen,
+            environment=self._environment,
+            deadline=self._deadline,
+            layer_bytes=limits.layer_bytes,
+        )
+
+    def _environment(self, step: Step) -> Mapping[str, str]:
+        service = self._service if step.kind == _COMMANDS else {}
+        return build(step.env, self._spec.envs, service, has_layer=True)[0]

@@ -1,0 +1,109 @@
+"""Layers of packages alone: found by their recipe, shared by all setups that ask for the same.
+
+An identical recipe that is being installed is waited for, and a layer that is young enough is
+taken as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+from era.sessions.install import Reporter, Work, install
+from era.sessions.layers import Layers
+from era.sessions.parts import Parts
+from era.storage.base import LayerRecord
+
+PREFIX: Final = "packages-"
+"""Keys of these layers begin so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shared:
+    """An installation that one or more setups wait for."""
+
+    task: asyncio.Task[LayerRecord]
+    reporter: Reporter
+
+
+class PackageLayers:
+    """Makes and finds the layers."""
+
+    def __init__(self, parts: Parts, layers: Layers, max_age_seconds: float) -> None:
+        self._parts = parts
+        self._layers = layers
+        self._max_age_ms = int(max_age_seconds * 1000)
+        self._shared: dict[str, _Shared] = {}
+
+    async def find(self, recipe: str, pins: ExitStack) -> LayerRecord | None:
+        """A layer of the recipe that is young enough, unpacked; `pins` keeps it from being swept."""
+        for periods_ago in (0, 1):
+            key = self._key(recipe, periods_ago)
+            pins.enter_context(self._layers.pinned(key))
+            layer = await self._parts.records.layer(key)
+            if layer is not None and self.is_fresh(layer):
+                await self._layers.directory(key)
+                return layer
+        return None
+
+    def is_fresh(self, layer: LayerRecord) -> bool:
+        """Whether the layer is young enough for a new setup."""
+        return self._parts.clock() - layer.created_at_ms < self._max_age_ms
+
+    def _key(self, recipe: str, periods_ago: int) -> str:
+        """Layers never change, so a recipe has another key in each period of the longest age."""
+        period = self._parts.clock() // max(self._max_age_ms, 1) - periods_ago
+        return f"{PREFIX}{recipe}-{period:x}"
+
+    def share(self, recipe: str, work: Work) -> Reporter:
+        """Start to install the recipe by `work`, unless that is under way; its reporter."""
+        shared = self._shared.get(recipe)
+        if shared is None:
+            reporter = Reporter(records=self._parts.records, clock=self._parts.clock)
+            key = self._key(recipe, 0)
+            task = asyncio.create_task(stored(key, work, self._parts, self._layers, reporter))
+            shared = self._shared[recipe] = _Shared(task=task, reporter=reporter)
+            task.add_done_callback(lambda task: self._over(recipe, task))
+        return shared.reporter
+
+    def _over(self, recipe: str, task: asyncio.Task[LayerRecord]) -> None:
+        del self._shared[recipe]
+        if not task.cancelled():
+            task.exception()  # whoever still waited has it
+
+    async def wait(self, recipe: str, uid: int, steps_total: int) -> LayerRecord:
+        """Wait for an installation on behalf of a setup.  It is given up when nobody waits any more.
+
+        Raises:
+            StepFailedError: it failed.
+        """
+        shared = self._shared[recipe]
+        audience = shared.reporter.audience
+        audience[uid] = steps_total
+        try:
+            await shared.reporter.write()
+            return await asyncio.shield(shared.task)
+        finally:
+            del audience[uid]
+            if not audience and not shared.task.done():
+                shared.task.cancel()
+                await asyncio.wait((shared.task,))
+
+
+async def stored(
+    key: str, work: Work, parts: Parts, layers: Layers, reporter: Reporter
+) -> LayerRecord:
+    """Do the work, store what it left as the layer `key`, and unpack it here.
+
+    Raises:
+        StepFailedError: the work failed.
+    """
+    blob = await install(work, parts.driver, layers, reporter)
+    layer = LayerRecord(
+        key=key, blob=blob.hash, size=blob.size, created_at_ms=parts.clock(), result="{}"
+    )
+    layer = await parts.records.put_layer(layer)
+    await layers.directory(key)
+    return layer

@@ -1,0 +1,39 @@
+"""The parts of the service that the use-cases work with, named once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from era.languages.table import Tools
+from era.sandbox.base import Driver
+from era.sessions.seal import Seal
+from era.storage.base import Blobs, Records
+from era.workspace.trees import Trees
+
+
+class GoCache(Protocol):
+    """The shared build cache of the go tool."""
+
+    def lower(self) -> str | None:
+        """The directory to lay below a box's own cache; None when there is none (yet)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Everything is open and ready; whoever made it closes it.
+
+    `layers_dir` is an existing directory of the service's own, on a disk.  `clock` gives unix
+    milliseconds.
+    """
+
+    records: Records
+    blobs: Blobs
+    driver: Driver
+    trees: Trees
+    tools: Tools
+    seal: Seal
+    layers_dir: str
+    clock: Callable[[], int]
+    go_cache: GoCache | None = None

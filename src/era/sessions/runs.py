@@ -1,0 +1,353 @@
+"""The one run pipeline: check, wait for a turn, snapshot, box, program, keep, answer.
+
+A run is a task of its own: it goes on when its caller has left.  Executions take the same way,
+without a session: nothing to wait for but a slot, nothing kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from era.errors import (
+    ConflictError,
+    EraError,
+    InternalError,
+    NotFoundError,
+    UnavailableError,
+    session_not_found,
+)
+from era.ids import new_run_id, new_vm_id
+from era.models import (
+    Changes,
+    JsonText,
+    RunRequest,
+    RunResult,
+    SessionRecord,
+    SetupStatus,
+    SkippedFile,
+)
+from era.relpath import DATA_FILE
+from era.sandbox.base import Box, Exit
+from era.sessions.active import Active, Output, Phase, Registry, TextSink
+from era.sessions.parts import Parts
+from era.sessions.queue import Queues
+from era.sessions.settings import SessionLimits
+from era.sessions.setups import Setups, refuse_unfinished
+from era.sessions.snapshots import Snapshot, Snapshots
+from era.storage.base import RunCommit
+from era.workspace import data as data_file
+from era.workspace import stage
+from era.workspace.collect import CollectContext, CollectResult, collect
+
+MAX_REPORTED: Final = 1000
+"""Paths of each kind that a result names."""
+MAX_SKIPPED: Final = 100
+_DIRECT_BYTES: Final = 1 << 16
+"""Up to here files are placed on the spot; a thread costs more."""
+_CANCELLED: Final = Exit(exit_code=143, stdout=b"", stderr=b"", cancelled=True)
+
+_log = structlog.get_logger("era.runs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What a run of a session has changed, after the commit."""
+
+    data: JsonText | None = None
+    data_error: str | None = None
+    modified: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
+    skipped: tuple[SkippedFile, ...] = ()
+    files_error: str | None = None
+    setup_status: SetupStatus | None = None
+
+
+def shutting_down() -> UnavailableError:
+    """The answer of a server that stops."""
+    return UnavailableError("shutting_down", retry_after_seconds=5)
+
+
+def deleted(run: Active) -> EraError:
+    """What the caller of a run gets when its session was deleted."""
+    if run.phase is Phase.QUEUED:
+        return session_not_found()
+    output = run.output
+    return ConflictError(
+        "session_deleted", stdout=output.text("stdout"), stderr=output.text("stderr")
+    )
+
+
+class Runs:
+    """Runs code, in sessions and without."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        limits: SessionLimits,
+        snapshots: Snapshots,
+        setups: Setups,
+    ) -> None:
+        self._parts = parts
+        self._limits = limits
+        self._snapshots = snapshots
+        self._setups = setups
+        self._queues = Queues(limits.queues)
+        self.registry = Registry()
+
+    async def execute(self, request: RunRequest, sink: TextSink | None = None) -> RunResult:
+        """Run code once; cancelled with its caller."""
+        self._snapshots.check(request, None)
+        self._queues.check(None)
+        run = self._start(None, request, sink)
+        return await self._attend(run, request)
+
+    async def run(
+        self,
+        session_id: str,
+        request: RunRequest,
+        sink: TextSink | None = None,
+        accepted: Callable[[], None] | None = None,
+    ) -> RunResult:
+        """Run code in a session.  `accepted` is called once nothing can be refused at once."""
+        record = await self._parts.records.get(session_id)
+        self._snapshots.check(request, record)
+        if not request.wait_for_setup:
+            refuse_unfinished(record)
+        self._queues.check(record.uid)
+        run = self._start(record, request, sink)
+        if accepted is not None:
+            accepted()
+        return await self._attend(run, request)
+
+    # -- the task --
+
+    def _start(
+        self, record: SessionRecord | None, request: RunRequest, sink: TextSink | None
+    ) -> Active:
+        uid = record.uid if record is not None else None
+        run = Active(new_run_id(self._parts.clock()), uid, Output(sink))
+        self.registry.add(run)
+        run.task = asyncio.create_task(self._guarded(run, record, request))
+        run.task.add_done_callback(lambda task: self._over(run, task))
+        return run
+
+    def _over(self, run: Active, task: asyncio.Task[RunResult]) -> None:
+        """The caller may have left, so the outcome is looked at here."""
+        self.registry.discard(run)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, EraError):
+            _log.error("run broke", run_id=run.run_id, exc_info=error)
+
+    async def _attend(self, run: Active, request: RunRequest) -> RunResult:
+        """Wait for the run on behalf of its caller."""
+        assert run.task is not None
+        try:
+            return await asyncio.shield(run.task)
+        except asyncio.CancelledError:
+            if not run.task.done():
+                self._left(run, request)
+            raise
+
+    def _left(self, run: Active, request: RunRequest) -> None:
+        """The caller has gone."""
+        if run.uid is None or run.phase is Phase.QUEUED:
+            run.drop()
+        elif request.cancel_on_disconnect:
+            run.cancel()
+
+    async def _guarded(
+        self, run: Active, record: SessionRecord | None, request: RunRequest
+    ) -> RunResult:
+        """The pipeline, with every end that is not a result as an error of the service's own."""
+        try:
+            return await self._pipeline(run, record, request)
+        except asyncio.CancelledError:
+            if run.reason is None:
+                raise
+            raise run.reason(run) from None
+        except NotFoundError as error:
+            if error.code == "session_not_found":
+                raise deleted(run) from None
+            raise self._broken(run, error) from error  # bytes that should be there are not
+        except EraError:
+            raise
+        except Exception as error:
+            raise self._broken(run, error) from error
+
+    def _broken(self, run: Active, error: Exception) -> InternalError:
+        _log.error("run failed", run_id=run.run_id, exc_info=error)
+        return InternalError("execution_failed")
+
+    # -- the order of things --
+
+    async def _pipeline(
+        self, run: Active, record: SessionRecord | None, request: RunRequest
+    ) -> RunResult:
+        came_ns = time.monotonic_ns()
+        async with AsyncExitStack() as stack:
+            record = await self._wait(stack, record, request)
+            queued_ns = time.monotonic_ns() - came_ns
+            held = stack.enter_context(ExitStack())
+            snapshot = await self._snapshot(record, request, held)
+            run.phase = Phase.RUNNING
+            vm_id = new_vm_id(snapshot.language)
+            box = await stack.enter_async_context(self._parts.driver.box(snapshot.spec))
+            await self._place(box, snapshot)
+            ended = await self._program(run, box, snapshot)
+            run.end()
+            kept = await self._keep(box, snapshot)
+        return self._result(run, snapshot, ended, kept, vm_id, queued_ns // 1_000_000)
+
+    async def _wait(
+        self, stack: AsyncExitStack, record: SessionRecord | None, request: RunRequest
+    ) -> SessionRecord | None:
+        """Wait for the turn, the setup, and a slot; the session as it is then."""
+        if record is not None:
+            if await stack.enter_async_context(self._queues.turn(record.uid)):
+                record = await self._again(record)
+            with self._queues.wait():
+                record = await self._setups.settled(record, wait=request.wait_for_setup)
+        if await stack.enter_async_context(self._queues.slot()) and record is not None:
+            record = await self._again(record)
+        return record
+
+    async def _again(self, record: SessionRecord) -> SessionRecord:
+        """The session after some waiting; another one with its id does not count."""
+        now = await self._parts.records.get(record.id)
+        if now.uid != record.uid:
+            raise session_not_found()
+        return now
+
+    async def _snapshot(
+        self, record: SessionRecord | None, request: RunRequest, held: ExitStack
+    ) -> Snapshot:
+        if record is None:
+            return self._snapshots.of_execution(request)
+        return await self._snapshots.of_session(record, request, held)
+
+    async def _place(self, box: Box, snapshot: Snapshot) -> None:
+        """Lay out what the session does not hold: entry file, data file, files of the request."""
+        files = dict(snapshot.files)
+        if snapshot.injected:
+            files[DATA_FILE] = snapshot.injected
+
+        def place() -> None:
+            stage.place(box.workspace_fd, files, owner=box.owner)
+
+        if sum(map(len, files.values())) <= _DIRECT_BYTES:
+            place()
+        else:
+            await asyncio.to_thread(place)
+
+    async def _program(self, run: Active, box: Box, snapshot: Snapshot) -> Exit:
+        run.begin(box)
+        if run.cancel_asked:
+            return _CANCELLED
+        return await box.run(snapshot.program, run.output.feed)
+
+    # -- after the program --
+
+    async def _keep(self, box: Box, snapshot: Snapshot) -> Kept:
+        """Read what the program left, and commit it in one step."""
+        record = snapshot.record
+        if record is None:
+            return Kept()
+        limit = self._limits.data_bytes
+        outcome = await asyncio.to_thread(
+            data_file.read, box.workspace_fd, snapshot.injected, limit
+        )
+        found = await self._collect(box, snapshot) if record.persistent else _NOTHING_FOUND
+        committed = await self._parts.records.commit_run(
+            RunCommit(
+                uid=record.uid,
+                snapshot_revision=snapshot.revision,
+                finished_at_ms=self._parts.clock(),
+                data=snapshot.merged if outcome.data is None else outcome.data,
+                changes=found.changes,
+            ),
+            self._limits.quota,
+        )
+        setup = committed.session.setup
+        return Kept(
+            data=committed.session.data,
+            data_error=outcome.error,
+            modified=committed.modified[:MAX_REPORTED],
+            deleted=committed.deleted[:MAX_REPORTED],
+            skipped=found.changes.skipped[:MAX_SKIPPED],
+            files_error=found.error or committed.files_error,
+            setup_status=setup.status if setup is not None else None,
+        )
+
+    async def _collect(self, box: Box, snapshot: Snapshot) -> CollectResult:
+        with ExitStack() as stack:
+            context = CollectContext(
+                tree_fd=_opened(stack, snapshot.tree.path if snapshot.tree else None),
+                layer_fd=_opened(stack, *snapshot.layer.workspace),
+                own_names=snapshot.own_names,
+                max_bytes=self._limits.quota.total_bytes,
+            )
+            try:
+                return await collect(box.workspace_fd, blobs=self._parts.blobs, context=context)
+            except UnavailableError as error:
+                if error.code != "storage_full":
+                    raise
+                # The data is small and may still fit where the files did not.
+                return CollectResult(changes=Changes(), error=error.code)
+
+    def _result(
+        self,
+        run: Active,
+        snapshot: Snapshot,
+        ended: Exit,
+        kept: Kept,
+        vm_id: str,
+        queued_ms: int,
+    ) -> RunResult:
+        warnings = (*snapshot.warnings, *self._parts.driver.unenforced, *ended.warnings)
+        return RunResult(
+            run_id=run.run_id,
+            vm_id=vm_id,
+            language=snapshot.language,
+            isolation=self._parts.driver.tier,
+            exit_code=ended.exit_code,
+            stdout=run.output.finish("stdout", truncated=ended.stdout_truncated),
+            stderr=run.output.finish("stderr", truncated=ended.stderr_truncated),
+            stdout_truncated=ended.stdout_truncated,
+            stderr_truncated=ended.stderr_truncated,
+            duration_ns=ended.duration_ns,
+            timed_out=ended.timed_out,
+            oom_killed=ended.oom_killed,
+            cancelled=ended.cancelled,
+            signal=ended.signal,
+            usage=ended.usage,
+            queued_ms=queued_ms,
+            warnings=tuple(dict.fromkeys(warnings)),
+            session_id=snapshot.record.id if snapshot.record is not None else None,
+            data=kept.data,
+            data_error=kept.data_error,
+            files_modified=kept.modified,
+            files_deleted=kept.deleted,
+            files_skipped=kept.skipped,
+            files_error=kept.files_error,
+            setup_status=kept.setup_status,
+        )
+
+
+_NOTHING_FOUND: Final = CollectResult(changes=Changes())
+
+
+def _opened(stack: ExitStack, path: str | None = None, *_: str) -> int | None:
+    """`path` as an open directory that is closed with `stack`."""
+    if path is None:
+        return None
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return fd

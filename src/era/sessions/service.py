@@ -1,0 +1,427 @@
+"""Every use-case of sessions: what the front doors call.
+
+A door translates a request into one call here and the answer back; the order of things is ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, replace
+
+from era import jsontext
+from era.errors import (
+    ConflictError,
+    EraError,
+    NotFoundError,
+    file_not_found,
+)
+from era.ids import copy_id, new_session_id
+from era.languages.packages import parse_setup
+from era.languages.table import check_available
+from era.models import (
+    FileEntry,
+    FileKind,
+    NewCopy,
+    NewSession,
+    Page,
+    RunRequest,
+    RunResult,
+    SessionPatch,
+    SessionRecord,
+    SessionView,
+    SetupSpec,
+    SetupState,
+    StoredCode,
+)
+from era.relpath import RelPath, user_path
+from era.sessions.active import Active, Phase, TextSink
+from era.sessions.layers import Layers
+from era.sessions.packages import PackageLayers
+from era.sessions.parts import Parts
+from era.sessions.runs import Runs, deleted, shutting_down
+from era.sessions.settings import SessionLimits
+from era.sessions.setups import Setups
+from era.sessions.snapshots import Snapshots
+from era.sessions.specs import sealed_spec, without_envs
+from era.sessions.sweep import Sweeper
+from era.storage.base import Blobs
+from era.storage.links import walk
+
+_NS_PER_MS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenFile:
+    """A session file ready to be read; `entry` is the file itself, a link followed."""
+
+    entry: FileEntry
+    blobs: Blobs
+
+    def read(self, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes `[start, end)` in chunks."""
+        assert self.entry.blob is not None
+        return self.blobs.open(self.entry.blob, start, end)
+
+
+class Sessions:
+    """The sessions of this server."""
+
+    def __init__(self, parts: Parts, limits: SessionLimits) -> None:
+        self._parts = parts
+        self._records = parts.records
+        self._limits = limits
+        layers = Layers(parts.layers_dir, parts.records, parts.blobs, parts.driver)
+        packages = PackageLayers(parts, layers, limits.setups.layer_max_age_seconds)
+        self._layers = layers
+        self._setups = Setups(parts, limits, layers, packages)
+        self._runs = Runs(parts, limits, Snapshots(parts, limits, layers), self._setups)
+        self._sweeper = Sweeper(
+            parts,
+            layers,
+            packages,
+            every_seconds=limits.sweep_seconds,
+            grace_seconds=limits.blob_grace_seconds,
+        )
+        self._closing = False
+
+    # -- the service --
+
+    async def start(self) -> None:
+        """Remove what a killed server left, and take up the setups it had begun."""
+        page = await self._records.list()
+        await self._parts.trees.keep_only({record.uid for record in page.items})
+        await self._layers.start()
+        await self._setups.start()
+        self._sweeper.start()
+
+    async def close(self, grace_seconds: float) -> None:
+        """Refuse what comes, give runs `grace_seconds` to finish, then end them without a commit."""
+        self._closing = True
+        runs = self._runs.registry
+        for run in runs.all():
+            if run.phase is Phase.QUEUED:
+                run.kill(_stopped)
+        await _all_over(runs.all(), grace_seconds)
+        for run in runs.all():
+            run.kill(_stopped)
+        await _all_over(runs.all(), None)
+        await self._setups.close()
+        await self._sweeper.close()
+
+    @property
+    def closing(self) -> bool:
+        """Whether new requests are refused."""
+        return self._closing
+
+    @property
+    def busy(self) -> int:
+        """Runs and setups under way."""
+        return len(self._runs.registry.all()) + self._setups.busy
+
+    @property
+    def tier(self) -> str:
+        """The isolation tier in use."""
+        return self._parts.driver.tier
+
+    @property
+    def unenforced(self) -> tuple[str, ...]:
+        """What this host cannot enforce, in words."""
+        return self._parts.driver.unenforced
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Version of each language's runtime."""
+        return self._parts.tools.versions
+
+    async def check(self) -> Mapping[str, str]:
+        """The checks that failed, by name; empty when the service is healthy."""
+        try:
+            await self._records.check()
+        except EraError as error:
+            return {"storage": error.text}
+        return {}
+
+    def _refuse_when_closing(self) -> None:
+        if self._closing:
+            raise shutting_down()
+
+    # -- sessions --
+
+    async def create(self, new: NewSession) -> SessionView:
+        """Create a session; its setup, if any, begins in the background.
+
+        Raises:
+            InputError: `unsupported_language`.
+            ConflictError: `session_exists`.
+        """
+        self._refuse_when_closing()
+        check_available(new.language, self._parts.tools)
+        if new.allow_internet is None:
+            new = replace(new, allow_internet=self._limits.default_internet_access)
+        now_ms = self._parts.clock()
+        spec = None
+        if new.setup is not None and not new.setup.empty:
+            spec = sealed_spec(new.setup, self._parts.seal)
+        session_id = new.id or new_session_id(now_ms)
+        record = await self._records.create(session_id, new, now_ms, spec)
+        self._setups.wake()
+        return self._view(record)
+
+    async def get(self, session_id: str, with_files: bool = False) -> SessionView:
+        """A session's committed state.  Raises NotFoundError."""
+        view = self._view(await self._records.get(session_id))
+        if with_files:
+            view = replace(view, files=(await self._records.files(session_id)).items)
+        return view
+
+    async def list(
+        self, prefix: str = "", limit: int | None = None, cursor: str | None = None
+    ) -> Page[SessionView]:
+        """Sessions, oldest first."""
+        page = await self._records.list(prefix=prefix, limit=limit, cursor=cursor)
+        return Page(
+            items=tuple(map(self._view, page.items)),
+            total=page.total,
+            next_cursor=page.next_cursor,
+        )
+
+    async def patch(self, session_id: str, patch: SessionPatch) -> SessionView:
+        """Change settings, metadata or data.  Raises NotFoundError."""
+        return self._view(await self._records.patch(session_id, patch, self._parts.clock()))
+
+    async def delete(self, session_id: str) -> int:
+        """Remove a session with all that belongs to it; when, in unix milliseconds."""
+        now_ms = self._parts.clock()
+        await self._forget(await self._records.delete(session_id))
+        return now_ms
+
+    async def delete_all(self, prefix: str = "") -> tuple[tuple[str, ...], int]:
+        """Remove every session whose id begins with `prefix`; their ids, and when."""
+        now_ms = self._parts.clock()
+        records = await self._records.delete_all(prefix)
+        await self._forget(*records)
+        return tuple(record.id for record in records), now_ms
+
+    async def _forget(self, *records: SessionRecord) -> None:
+        """End everything that goes on in sessions that are gone; nothing of it can commit."""
+        runs = [run for record in records for run in self._runs.registry.of(record.uid)]
+        for run in runs:
+            run.kill(deleted)
+        await _all_over(tuple(runs), None)
+        for record in records:
+            if record.setup is not None:
+                await self._setups.cancel(record.uid)
+            await self._parts.trees.drop(record.uid)
+
+    async def duplicate(self, session_id: str, copy: NewCopy) -> SessionView:
+        """Copy a session from one committed state.
+
+        Raises:
+            NotFoundError: `session_not_found` for the source.
+            ConflictError: `session_exists`.
+        """
+        self._refuse_when_closing()
+        now_ms = self._parts.clock()
+        wanted, attempt_ms = copy.id, now_ms
+        while True:
+            try:
+                record = await self._records.duplicate(
+                    session_id,
+                    wanted or copy_id(session_id, attempt_ms),
+                    now_ms,
+                    data=copy.data,
+                    include_files=copy.include_files,
+                )
+                break
+            except ConflictError:
+                # Two copies in one millisecond: the second takes the next one.
+                if wanted is not None:
+                    raise
+                attempt_ms += 1
+        self._setups.wake()
+        return self._view(record)
+
+    def _view(self, record: SessionRecord) -> SessionView:
+        registry = self._runs.registry
+        return SessionView(
+            record=record,
+            running=registry.current(record.uid) is not None,
+            queued_runs=registry.queued(record.uid),
+        )
+
+    # -- runs --
+
+    async def execute(self, request: RunRequest, sink: TextSink | None = None) -> RunResult:
+        """Run code once; nothing is kept.  Cancelled with its caller."""
+        self._refuse_when_closing()
+        return await self._runs.execute(request, sink)
+
+    async def run(
+        self,
+        session_id: str,
+        request: RunRequest,
+        sink: TextSink | None = None,
+        accepted: Callable[[], None] | None = None,
+    ) -> RunResult:
+        """Run code in a session.
+
+        It goes on when the caller is cancelled (or is cancelled, with `cancel_on_disconnect`); one
+        that still waits is dropped.  `accepted` is called once, when the run has been queued: what
+        can be refused at once has not been.
+        """
+        self._refuse_when_closing()
+        return await self._runs.run(session_id, request, sink, accepted)
+
+    async def cancel(self, session_id: str) -> str | None:
+        """End the run in progress; its id, None when nothing runs.  Raises NotFoundError."""
+        record = await self._records.get(session_id)
+        run = self._runs.registry.current(record.uid)
+        if run is None or run.phase is Phase.ENDED:
+            return None
+        run.cancel()
+        return run.run_id
+
+    # -- files --
+
+    async def files(
+        self,
+        session_id: str,
+        prefix: str = "",
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page[FileEntry]:
+        """Files of a session by path.  Raises NotFoundError."""
+        return await self._records.files(session_id, prefix=prefix, limit=limit, cursor=cursor)
+
+    async def open_file(self, session_id: str, path: str) -> OpenFile:
+        """A file, to be read.  A link is followed inside the workspace.
+
+        Raises:
+            InputError: `invalid_path`, `reserved_path`.
+            NotFoundError: `session_not_found`, `file_not_found` (also for a directory).
+        """
+        entry = await self._records.file(session_id, user_path(path))
+        if entry.kind is FileKind.LINK:
+            entry = await self._follow(session_id, entry)
+        if entry.kind is not FileKind.FILE:
+            raise file_not_found()
+        return OpenFile(entry=entry, blobs=self._parts.blobs)
+
+    async def _follow(self, session_id: str, link: FileEntry) -> FileEntry:
+        steps = walk(link)
+        try:
+            wanted = next(steps)
+            while True:
+                wanted = steps.send(await self._entry(session_id, wanted))
+        except StopIteration as end:
+            found: FileEntry | None = end.value
+        if found is None:
+            raise file_not_found()
+        return found
+
+    async def _entry(self, session_id: str, path: str) -> FileEntry | None:
+        try:
+            return await self._records.file(session_id, RelPath(path))
+        except NotFoundError as error:
+            if error.code != "file_not_found":
+                raise
+            return None
+
+    async def put_file(
+        self,
+        session_id: str,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        content_type: str | None = None,
+    ) -> FileEntry:
+        """Store a file; nothing of it is seen before all of it is there.
+
+        Raises:
+            InputError: `invalid_path`, `reserved_path`.
+            TooLargeError: `file_too_large`, `quota_exceeded`.
+            NotFoundError: `session_not_found`.
+        """
+        self._refuse_when_closing()
+        target = user_path(path)
+        await self._records.get(session_id)
+        blob = await self._parts.blobs.put(chunks, limit=self._limits.file_bytes)
+        now_ms = self._parts.clock()
+        entry = FileEntry(
+            path=target,
+            blob=blob.hash,
+            size=blob.size,
+            mtime_ns=now_ms * _NS_PER_MS,
+            content_type=content_type,
+            uploaded_at_ms=now_ms,
+        )
+        return await self._records.put_file(session_id, entry, self._limits.quota, now_ms)
+
+    async def delete_file(self, session_id: str, path: str, recursive: bool = False) -> None:
+        """Remove a file, or with `recursive` a directory.
+
+        Raises:
+            InputError: `invalid_path`, `reserved_path`.
+            NotFoundError: `session_not_found`, `file_not_found`.
+        """
+        await self._records.delete_file(
+            session_id, user_path(path), recursive=recursive, now_ms=self._parts.clock()
+        )
+
+    # -- stored code --
+
+    async def put_code(
+        self, session_id: str, code: str, description: str | None = None
+    ) -> StoredCode:
+        """Store default code; without `description` the old one stays.  Raises NotFoundError."""
+        return await self._records.put_code(session_id, code, description, self._parts.clock())
+
+    async def code(self, session_id: str) -> StoredCode:
+        """The stored code.  Raises NotFoundError, also `code_not_found`."""
+        return await self._records.code(session_id)
+
+    async def delete_code(self, session_id: str) -> None:
+        """Remove the stored code.  Raises NotFoundError, also `code_not_found`."""
+        await self._records.delete_code(session_id, self._parts.clock())
+
+    # -- setup --
+
+    async def setup(self, session_id: str) -> SetupState:
+        """Where the setup stands.
+
+        Raises:
+            NotFoundError: `session_not_found`; `not_found` when the session has no setup.
+        """
+        record = await self._records.get(session_id)
+        if record.setup is None:
+            raise NotFoundError("not_found")
+        return record.setup
+
+    async def retry_setup(self, session_id: str, spec: SetupSpec | None = None) -> SessionView:
+        """Run `spec` as the session's setup, or the stored one again (without its variables).
+
+        Raises:
+            NotFoundError: `session_not_found`; `not_found` when there is none to run again.
+            ConflictError: `setup_pending`.
+        """
+        self._refuse_when_closing()
+        if spec is None:
+            request = (await self.setup(session_id)).request
+            spec = without_envs(parse_setup(jsontext.loads(request))[0], request)
+        sealed = sealed_spec(spec, self._parts.seal)
+        record = await self._records.restart_setup(
+            session_id, spec.request, sealed, self._parts.clock()
+        )
+        self._setups.wake()
+        return self._view(record)
+
+
+def _stopped(_: Active) -> EraError:
+    return shutting_down()
+
+
+async def _all_over(runs: tuple[Active, ...], timeout_seconds: float | None) -> None:
+    """Wait until nothing of the runs is left, or the time is up."""
+    tasks = [run.task for run in runs if run.task is not None]
+    if tasks:
+        await asyncio.wait(tasks, timeout=timeout_seconds)

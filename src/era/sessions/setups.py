@@ -1,0 +1,182 @@
+"""The setup worker: pending setups become layers in the background, a bounded number at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import ExitStack, suppress
+from typing import Final
+
+import structlog
+
+from era.errors import ConflictError, NotFoundError, session_not_found
+from era.models import SessionRecord, SetupStatus
+from era.sessions.attempts import Attempt
+from era.sessions.install import StepFailedError
+from era.sessions.layers import Layers
+from era.sessions.packages import PackageLayers
+from era.sessions.parts import Parts
+from era.sessions.settings import SessionLimits
+from era.sessions.specs import INTERRUPTED, Failure, result_text
+from era.storage.base import SetupJob
+
+_RETRY_SECONDS: Final = 5
+_POLL_SECONDS: Final = 30.0
+"""Setups are looked for this often without being told of one."""
+
+_log = structlog.get_logger("era.setups")
+
+
+def unfinished(record: SessionRecord) -> bool:
+    """Whether runs have to wait for the session's first setup."""
+    setup = record.setup
+    return setup is not None and not setup.status.finished and setup.layer is None
+
+
+def refuse_unfinished(record: SessionRecord) -> None:
+    """Raises ConflictError `setup_pending` when a run would have to wait."""
+    if unfinished(record):
+        status = record.setup.status if record.setup is not None else SetupStatus.PENDING
+        raise ConflictError(
+            "setup_pending", retry_after_seconds=_RETRY_SECONDS, setup_status=str(status)
+        )
+
+
+class Setups:
+    """Does the setups of this server."""
+
+    def __init__(
+        self, parts: Parts, limits: SessionLimits, layers: Layers, packages: PackageLayers
+    ) -> None:
+        self._parts = parts
+        self._limits = limits
+        self._layers = layers
+        self._packages = packages
+        self._wake = asyncio.Event()
+        self._loop: asyncio.Task[None] | None = None
+        self._jobs: dict[int, asyncio.Task[None]] = {}
+        self._ends: dict[int, asyncio.Event] = {}
+
+    async def start(self) -> None:
+        """Take up what an earlier server left unfinished, and begin to work."""
+        interrupted = result_text(duration_ms=0, failure=Failure(error=INTERRUPTED))
+        attempts = self._limits.setups.max_attempts
+        await self._parts.records.reset_running_setups(attempts, interrupted)
+        self._loop = asyncio.create_task(self._work())
+
+    async def close(self) -> None:
+        """Stop; setups under way start anew when a server starts again."""
+        tasks = [*self._jobs.values(), *([self._loop] if self._loop is not None else [])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    @property
+    def busy(self) -> int:
+        """How many setups are under way."""
+        return len(self._jobs)
+
+    def wake(self) -> None:
+        """A setup has become pending."""
+        self._wake.set()
+
+    async def settled(self, record: SessionRecord, *, wait: bool) -> SessionRecord:
+        """The session once its first setup has finished.
+
+        Raises:
+            ConflictError: `setup_pending`, after the longest wait, or at once without `wait`.
+            NotFoundError: `session_not_found`.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.setups.wait_seconds):
+                while wait and unfinished(record):
+                    ended = self._ends.setdefault(record.uid, asyncio.Event())
+                    record = await self._again(record)
+                    if unfinished(record):
+                        await ended.wait()
+        refuse_unfinished(record)
+        return record
+
+    async def _again(self, record: SessionRecord) -> SessionRecord:
+        now = await self._parts.records.get(record.id)
+        if now.uid != record.uid:
+            raise session_not_found()
+        return now
+
+    async def cancel(self, uid: int) -> None:
+        """End the setup of a session that is gone, and wait until nothing of it is left."""
+        task = self._jobs.get(uid)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait((task,))
+        self._ended(uid)
+
+    def _ended(self, uid: int) -> None:
+        event = self._ends.pop(uid, None)
+        if event is not None:
+            event.set()
+
+    async def _work(self) -> None:
+        """Start a job for each pending setup, as many at a time as may run."""
+        while True:
+            self._wake.clear()
+            try:
+                await self._claim()
+            except Exception as error:  # noqa: BLE001 - the store may be away for a while
+                _log.error("setups cannot be claimed", exc_info=error)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _POLL_SECONDS)
+
+    async def _claim(self) -> None:
+        while len(self._jobs) < self._limits.setups.concurrent:
+            job = await self._parts.records.claim_setup()
+            if job is None:
+                return
+            self._begin(job)
+
+    def _begin(self, job: SetupJob) -> None:
+        task = asyncio.create_task(self._job(job))
+        self._jobs[job.uid] = task
+
+        def over(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                # Its end could not be stored: it is taken up at the next start.
+                _log.error("setup cannot be finished", session_id=job.session_id, exc_info=error)
+            del self._jobs[job.uid]
+            self._ended(job.uid)
+            self.wake()
+
+        task.add_done_callback(over)
+
+    async def _job(self, job: SetupJob) -> None:
+        """One setup from its claim to its end, whatever happens.  A cancelled one stays running,
+        to be taken up at the next start."""
+        started_ns = time.monotonic_ns()
+        attempt = Attempt(job, self._parts, self._layers, self._packages, self._limits.setups)
+        layer, failure = None, None
+        with ExitStack() as pins:
+            try:
+                layer = await attempt.perform(self._limits.public_url, pins)
+            except StepFailedError as error:
+                failure = error.failure
+            except NotFoundError as error:
+                if error.code == "session_not_found":
+                    return
+                failure = self._broken(job, error)
+            except Exception as error:  # noqa: BLE001 - logged here; the setup has failed
+                failure = self._broken(job, error)
+            result = result_text(
+                duration_ms=(time.monotonic_ns() - started_ns) // 1_000_000,
+                cached=attempt.cached,
+                done=attempt.done,
+                output=attempt.output,
+                failure=failure,
+            )
+            status = SetupStatus.COMPLETED if failure is None else SetupStatus.FAILED
+            with suppress(NotFoundError):
+                await self._parts.records.finish_setup(job.uid, status, result, layer)
+
+    def _broken(self, job: SetupJob, error: Exception) -> Failure:
+        _log.error("setup broke", session_id=job.session_id, exc_info=error)
+        return Failure(error=INTERRUPTED)

@@ -1,0 +1,274 @@
+"""What a run starts from: everything it needs, read once, after its turn has come."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Final
+
+from era import jsontext, layout
+from era.errors import InputError, NotFoundError, TooLargeError
+from era.languages.environment import GO_CACHE, build
+from era.languages.table import Launch, check_available, command_launch, launch
+from era.models import JsonText, Network, RunRequest, SessionRecord, SetupStatus
+from era.relpath import RelPath
+from era.sandbox.base import BoxSpec, Limits, Overlay, Program
+from era.sessions.layers import NOTHING, Attachment, Layers, attachment
+from era.sessions.parts import GoCache, Parts
+from era.sessions.settings import SessionLimits
+from era.workspace import stage
+from era.workspace.trees import Tree
+
+_NO_LAYER: Final = "the setup of this session failed; its packages are not available"
+_OLD_LAYER: Final = "the last setup of this session failed; what an earlier one installed is in use"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One run, ready to go.
+
+    `files` are placed at the workspace root; those in `own_names` are the service's.  `injected`
+    is the text of the data file, empty without one.  `merged` is the data that the request has
+    changed before the run.  `record` and what follows it are for runs of a session.
+    """
+
+    language: str
+    program: Program
+    spec: BoxSpec
+    files: Mapping[str, bytes]
+    own_names: frozenset[str] = frozenset()
+    warnings: tuple[str, ...] = ()
+    record: SessionRecord | None = None
+    revision: int = 0
+    injected: bytes = b""
+    merged: JsonText | None = None
+    tree: Tree | None = None
+    layer: Attachment = field(default=NOTHING)
+
+
+def merged_data(data: JsonText, update: JsonText | None, limit_bytes: int) -> JsonText | None:
+    """`data` with the members of `update` in place of its own; None without an update.
+
+    Raises:
+        InputError: `invalid_field`, when `data` is no object.
+        TooLargeError: `data_too_large`.
+    """
+    if update is None:
+        return None
+    value = jsontext.loads(data)
+    if not isinstance(value, dict):
+        raise InputError(
+            "invalid_field",
+            "update_data must be left out when the session's data is not an object",
+        )
+    merged = jsontext.dumps(value | jsontext.loads(update))
+    if len(merged.encode()) > limit_bytes:
+        raise TooLargeError("data_too_large", limit_bytes)
+    return merged
+
+
+class Snapshots:
+    """Takes snapshots, and refuses requests that can never be served."""
+
+    def __init__(self, parts: Parts, limits: SessionLimits, layers: Layers) -> None:
+        self._parts = parts
+        self._tools = parts.tools
+        self._limits = limits
+        self._layers = layers
+
+    # -- before the turn --
+
+    def check(self, request: RunRequest, record: SessionRecord | None) -> None:
+        """Refuse what is wrong whatever happens until the turn comes.
+
+        Raises:
+            InputError: `timeout_too_large`, `unsupported_language`, `no_code`, `invalid_field`.
+            TooLargeError: `data_too_large`, `code_too_large`.
+        """
+        self.timeout(request, record)
+        if request.code is not None and len(request.code.encode()) > self._limits.code_bytes:
+            raise TooLargeError("code_too_large", self._limits.code_bytes)
+        if record is not None:
+            if request.code is None and request.command is None and not record.has_code:
+                raise _no_code()
+            merged_data(record.data, request.update_data, self._limits.data_bytes)
+        if request.command is None:
+            check_available(record.language if record else request.language or "", self._tools)
+
+    def timeout(self, request: RunRequest, record: SessionRecord | None) -> float:
+        """Seconds the program may take: the request's, the session's, or the server's."""
+        default = record.default_timeout_seconds if record else None
+        limits = self._limits.runs
+        seconds = request.timeout_seconds or default or limits.timeout_seconds
+        if request.timeout_seconds and seconds > limits.max_timeout_seconds:
+            longest = f"{limits.max_timeout_seconds:g}"
+            raise InputError(
+                "timeout_too_large", f"timeout exceeds the maximum of {longest} seconds"
+            )
+        return min(seconds, limits.max_timeout_seconds)
+
+    # -- after it --
+
+    def of_execution(self, request: RunRequest) -> Snapshot:
+        """A one-shot run."""
+        started = self._launch(request, request.language or "", request.code, request.files, ())
+        env, warnings = build(started.env, request.env, {}, has_layer=False)
+        spec = self._spec(
+            request.allow_internet, request.cpu_count, request.memory_mib, started, NOTHING, ()
+        )
+        return Snapshot(
+            language=request.language or "",
+            program=self._program(started, env, request, None),
+            spec=spec,
+            files={**{str(path): text for path, text in request.files.items()}, **started.files},
+            warnings=(*request.warnings, *warnings),
+        )
+
+    async def of_session(
+        self, record: SessionRecord, request: RunRequest, held: ExitStack
+    ) -> Snapshot:
+        """A run of a session; `record` is its state now that the run's turn has come.
+
+        What the run uses is kept in its place until `held` is closed.
+
+        Raises:
+            NotFoundError: `session_not_found`.
+            InputError, TooLargeError: as `check`.
+        """
+        merged = merged_data(record.data, request.update_data, self._limits.data_bytes)
+        code = await self._code(request, record.id)
+        layer = await self._layer(record, held)
+        tree = await self._parts.trees.ensure(record)
+        lowers = (tree.path, *layer.workspace)
+        started = self._launch(request, record.language, code, {}, lowers, layer is not NOTHING)
+        service = service_variables(record, request.base_url)
+        env, warnings = build(started.env, request.env, service, has_layer=layer is not NOTHING)
+        data = merged if merged is not None else record.data
+        injected = stage.data_text(data)
+        return Snapshot(
+            language=record.language,
+            program=self._program(started, env, request, record),
+            spec=self._spec(
+                record.allow_internet, record.cpu_count, record.memory_mib, started, layer, lowers
+            ),
+            files=started.files,
+            own_names=frozenset(started.files),
+            warnings=(*request.warnings, *warnings, *_setup_warnings(record)),
+            record=record,
+            revision=tree.revision,
+            injected=injected,
+            merged=merged,
+            tree=tree,
+            layer=layer,
+        )
+
+    async def _code(self, request: RunRequest, session_id: str) -> str | None:
+        if request.code is not None or request.command is not None:
+            return request.code
+        try:
+            return (await self._parts.records.code(session_id)).code
+        except NotFoundError as error:
+            raise _no_code() if error.code == "code_not_found" else error from None
+
+    async def _layer(self, record: SessionRecord, held: ExitStack) -> Attachment:
+        if record.setup is None or record.setup.layer is None:
+            return NOTHING
+        held.enter_context(self._layers.pinned(record.setup.layer))
+        return attachment(await self._layers.directory(record.setup.layer))
+
+    def _launch(
+        self,
+        request: RunRequest,
+        language: str,
+        code: str | None,
+        files: Mapping[RelPath, bytes],
+        lowers: tuple[str, ...],
+        has_layer: bool = False,
+    ) -> Launch:
+        tools = self._tools
+        if code is None:
+            return command_launch(
+                request.command or "", tools=tools, language=language, has_layer=has_layer
+            )
+
+        def taken(name: str) -> bool:
+            placed = any(path.split("/", 1)[0] == name for path in files)
+            return placed or any(os.path.lexists(os.path.join(at, name)) for at in lowers)
+
+        return launch(language, code, request.args, tools=tools, taken=taken, has_layer=has_layer)
+
+    def _program(
+        self,
+        started: Launch,
+        env: Mapping[str, str],
+        request: RunRequest,
+        record: SessionRecord | None,
+    ) -> Program:
+        limits = self._limits.runs
+        return Program(
+            argv=started.argv,
+            env=env,
+            cwd=layout.WORKSPACE,
+            stdin=request.stdin.encode("utf-8", "surrogatepass"),
+            timeout_seconds=self.timeout(request, record),
+            grace_seconds=limits.grace_seconds,
+            output_bytes=limits.output_bytes,
+        )
+
+    def _spec(
+        self,
+        internet: bool | None,
+        cpus: int | None,
+        memory_mib: int | None,
+        started: Launch,
+        layer: Attachment,
+        lowers: tuple[str, ...],
+    ) -> BoxSpec:
+        limits = self._limits.runs
+        if internet is None:
+            internet = self._limits.default_internet_access
+        overlays = layer.overlays
+        if started.uses_go_cache:
+            overlays += go_overlay(self._parts.go_cache, layer)
+        return BoxSpec(
+            limits=Limits(
+                memory_bytes=(memory_mib or limits.memory_mib) << 20,
+                cpus=cpus or limits.cpus,
+                pids=limits.pids,
+                disk_bytes=limits.disk_bytes,
+            ),
+            network=Network.INTERNET if internet else Network.OFFLINE,
+            workspace=lowers,
+            overlays=overlays,
+            binds=layer.binds,
+        )
+
+
+def go_overlay(cache: GoCache | None, layer: Attachment) -> tuple[Overlay, ...]:
+    """Go's build cache: what the layer has compiled, over the standard library."""
+    shared = cache.lower() if cache is not None else None
+    lowers = tuple(path for path in (layer.go_cache, shared) if path is not None)
+    return (Overlay(target=GO_CACHE, lowers=lowers),) if lowers else ()
+
+
+def _no_code() -> InputError:
+    return InputError("no_code", hint="Use PUT /api/sessions/{id}/code to store default code")
+
+
+def _setup_warnings(record: SessionRecord) -> tuple[str, ...]:
+    if record.setup is None or record.setup.status is not SetupStatus.FAILED:
+        return ()
+    return (_NO_LAYER,) if record.setup.layer is None else (_OLD_LAYER,)
+
+
+def service_variables(record: SessionRecord, base_url: str) -> dict[str, str]:
+    """What code of a session learns about it."""
+    return {
+        "ERA_SESSION": "true",
+        "ERA_SESSION_ID": record.id,
+        "ERA_LANGUAGE": record.language,
+        "ERA_BASE_URL": base_url,
+        "ERA_PROXY_URL": f"{base_url}/proxy/{record.id}",
+    }

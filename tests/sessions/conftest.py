@@ -1,0 +1,165 @@
+"""A whole sessions room on stores in memory and processes without a box."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from era.languages.table import LANGUAGES, Tools
+from era.models import NewSession, RunRequest, RunResult, SessionView, SetupSpec, SetupState
+from era.sessions.parts import Parts
+from era.sessions.seal import Seal
+from era.sessions.service import Sessions
+from era.sessions.settings import SessionLimits
+from era.workspace.trees import Trees
+from tests.fakes.blobs import MemoryBlobs
+from tests.fakes.driver import ProcessDriver
+from tests.fakes.records import MemoryRecords
+
+INSTALLER = """#!/bin/bash
+# Stands for the package installer: "installs" each package named after `--`.
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+  case "$1" in --target) target=$2; shift;; --target=*) target=${1#*=};; esac; shift
+done
+shift
+mkdir -p "$target"
+for package in "$@"; do
+  case "$package" in
+    broken) echo "no such package: broken" >&2; exit 7;;
+    slow) echo "downloading slow"; until [ -e "$GATE" ]; do sleep 0.02; done;;
+  esac
+  echo "installing $package"
+  echo "VERSION = '$RANDOM$RANDOM-${FLAVOUR:-plain}'" > "$target/$package.py"
+done
+"""
+
+
+class Clock:
+    """Unix milliseconds that move on by themselves and can be moved further."""
+
+    def __init__(self) -> None:
+        self.ahead_ms = 0
+
+    def __call__(self) -> int:
+        return time.time_ns() // 1_000_000 + self.ahead_ms
+
+
+@dataclass
+class World:
+    """The room, and what it is made of."""
+
+    parts: Parts
+    limits: SessionLimits
+    driver: ProcessDriver
+    clock: Clock
+    records: MemoryRecords
+    blobs: MemoryBlobs
+    sessions: Sessions = field(init=False)
+
+    async def start(self) -> None:
+        self.sessions = Sessions(self.parts, self.limits)
+        await self.sessions.start()
+
+    async def restart(self, **changes: object) -> None:
+        """Another server on the same stores, after a kill: what was under way ends nowhere."""
+        self.limits = replace(self.limits, **changes)  # type: ignore[arg-type]
+        await self.start()
+
+    async def create(self, session_id: str = "s", **fields: object) -> SessionView:
+        fields = {"language": "python", **fields}
+        return await self.sessions.create(NewSession(id=session_id, **fields))  # type: ignore[arg-type]
+
+    async def run(self, code: str | None, session_id: str = "s", **fields: object) -> RunResult:
+        request = RunRequest(code=code, **fields)  # type: ignore[arg-type]
+        return await self.sessions.run(session_id, request)
+
+    async def command(self, command: str, session_id: str = "s", **fields: object) -> RunResult:
+        request = RunRequest(command=command, **fields)  # type: ignore[arg-type]
+        return await self.sessions.run(session_id, request)
+
+    async def put(self, path: str, content: bytes, session_id: str = "s") -> None:
+        await self.sessions.put_file(session_id, path, chunks(content))
+
+    async def content(self, path: str, session_id: str = "s") -> bytes:
+        opened = await self.sessions.open_file(session_id, path)
+        return b"".join([chunk async for chunk in opened.read()])
+
+    async def paths(self, session_id: str = "s") -> list[str]:
+        return [str(entry.path) for entry in (await self.sessions.files(session_id)).items]
+
+    async def settled(self, session_id: str = "s") -> SetupState:
+        """The setup once it has finished."""
+        await until(lambda: self._finished(session_id))
+        return await self.sessions.setup(session_id)
+
+    async def _finished(self, session_id: str) -> bool:
+        return (await self.sessions.setup(session_id)).status.finished
+
+
+async def chunks(content: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(content), 1000):
+        yield content[at : at + 1000]
+
+
+async def until(condition: Callable[[], Awaitable[bool] | bool]) -> None:
+    """Wait for something that happens by itself; a test that waits in vain is ended by its limit."""
+    while True:
+        found = condition()
+        if isinstance(found, bool):
+            if found:
+                return
+        elif await found:
+            return
+        await asyncio.sleep(0.01)
+
+
+def setup_of(**fields: object) -> SetupSpec:
+    return SetupSpec(**fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def installer(tmp_path: Path) -> Path:
+    path = tmp_path / "uv"
+    path.write_text(INSTALLER)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+async def world(anyio_backend: str, tmp_path: Path, installer: Path) -> AsyncIterator[World]:
+    driver, clock = ProcessDriver(str(tmp_path)), Clock()
+    records = MemoryRecords()
+    blobs = MemoryBlobs(clock=lambda: clock() / 1000)
+    (tmp_path / "layers").mkdir()
+    parts = Parts(
+        records=records,
+        blobs=blobs,
+        driver=driver,
+        trees=Trees(root=str(tmp_path / "trees"), records=records, blobs=blobs),
+        tools=Tools(
+            uv=str(installer),
+            versions={"python": "3.11.0"},
+            missing={name: "not in this test" for name in LANGUAGES if name != "python"},
+        ),
+        seal=Seal("a secret for tests"),
+        layers_dir=str(tmp_path / "layers"),
+        clock=clock,
+    )
+    world = World(
+        parts=parts,
+        limits=SessionLimits(),
+        driver=driver,
+        clock=clock,
+        records=records,
+        blobs=blobs,
+    )
+    await world.start()
+    yield world
+    await world.sessions.close(0)
+    assert not driver.boxes
+    await driver.close()
