@@ -29,14 +29,16 @@ _log = structlog.get_logger()
 
 ASK_SECONDS: Final = 30.0
 
-# The interpreter's own pip, else the wheel that `ensurepip` keeps for new environments.
+# The interpreter's own pip, else the wheel that `ensurepip` keeps for new environments; distributions
+# keep that one in a directory of their own (configure's --with-wheel-pkg-dir).
 _ASK_PIP: Final = """
 import sys
 try:
     import pip
 except ImportError:
-    import ensurepip, glob, os
-    folder = os.path.join(os.path.dirname(ensurepip.__file__), "_bundled")
+    import ensurepip, glob, os, sysconfig
+    bundled = os.path.join(os.path.dirname(ensurepip.__file__), "_bundled")
+    folder = sysconfig.get_config_var("WHEEL_PKG_DIR") or bundled
     sys.path[:0] = sorted(glob.glob(os.path.join(folder, "pip-*.whl")))[-1:]
 from pip._internal.models.index import PyPI
 print(PyPI.simple_url)
