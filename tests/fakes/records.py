@@ -122,7 +122,8 @@ def link_size(tree: Tree, path: str) -> int:
         if not whole.startswith("/workspace/"):
             return 0
         wanted = whole.removeprefix("/workspace/")
-        steps = [RelPath(wanted), *RelPath(wanted).parents]
+        names = wanted.split("/")
+        steps = [wanted, *("/".join(names[:n]) for n in range(1, len(names)))]
         stop = next((step for step in steps if step in tree and not is_dir(tree, step)), None)
         if stop is None:
             return 0

@@ -69,7 +69,9 @@ class Committed:
 class ManifestDiff:
     """How to turn a tree at one revision into the tree at `revision`: remove, then write.
 
-    `removed` entries are exact paths (deepest first is not promised).
+    `removed` holds exact paths, deepest first: entries that are gone or of another kind now, and
+    directories, stored or implied, that no longer are.  `written` is in path order, so that a
+    directory comes before what is in it; it also makes the directories above each entry.
     """
 
     revision: int

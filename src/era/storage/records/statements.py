@@ -220,7 +220,9 @@ copy_entries: Final = insert(entries).from_select(
         _here
     ),
 )
-written_since: Final = _entry.where(_here, entries.c.since > _param("revision"))
+written_since: Final = _entry.where(_here, entries.c.since > _param("revision")).order_by(
+    entries.c.path
+)
 gone_since: Final = _entry.where(
     _own, entries.c.until > _param("revision"), entries.c.since <= _param("revision")
 )

@@ -1,0 +1,95 @@
+"""Both keepers of each store, so that one suite is run on all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import anyio
+import pytest
+
+from era.storage.base import Blobs, Records
+
+pytest.register_assert_rewrite("tests.contracts.records", "tests.contracts.blobs")
+
+from era.storage.blobs.local import LocalBlobs  # noqa: E402
+from era.storage.records.sqlite import SqliteRecords  # noqa: E402
+from tests.fakes.blobs import MemoryBlobs  # noqa: E402
+from tests.fakes.records import MemoryRecords  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of the newest schema without rows: copying it is quicker than making one."""
+    path = tmp_path_factory.mktemp("records") / "empty.db"
+
+    async def make() -> None:
+        await SqliteRecords(str(path)).close()
+
+    # On a thread, because an event loop may be running on this one.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(anyio.run, make).result()
+    return path
+
+
+@pytest.fixture
+def database(empty_database: Path, tmp_path: Path) -> str:
+    """The path of a database file of this test alone."""
+    return str(shutil.copy(empty_database, tmp_path / "era.db"))
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def records(request: pytest.FixtureRequest) -> AsyncIterator[Records]:
+    """An empty keeper of records."""
+    keeper: Records
+    if request.param == "memory":
+        keeper = MemoryRecords()
+    else:
+        keeper = SqliteRecords(request.getfixturevalue("database"))
+    yield keeper
+    await keeper.close()
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self, start: Callable[[], float]) -> None:
+        self._start = start
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return self._start() + self.ahead
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The real time, until `ahead` is set: kernels stamp files with nothing else."""
+    return Clock(time.time)
+
+
+@pytest.fixture(params=["memory", "local"])
+async def blobs(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
+) -> AsyncIterator[Blobs]:
+    """An empty keeper of blobs."""
+    keeper: Blobs
+    if request.param == "memory":
+        keeper = MemoryBlobs(clock=clock)
+    else:
+        keeper = LocalBlobs(str(tmp_path / "blobs"), clock=clock)
+    yield keeper
+    await keeper.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[int]:
+    """The descriptor of an empty directory, to export into."""
+    path = tmp_path / "folder"
+    path.mkdir()
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    yield descriptor
+    os.close(descriptor)
