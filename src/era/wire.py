@@ -208,11 +208,12 @@ def _commit(result: RunResult) -> Json:
         out["data"] = raw(result.data)
     if result.data_error is not None:
         out["data_error"] = result.data_error
-    out["files_modified"] = list(result.files_modified[:MAX_FILES_LISTED])
-    out["files_deleted"] = list(result.files_deleted[:MAX_FILES_LISTED])
+    # msgspec takes no subclass of str such as RelPath.
+    out["files_modified"] = [str(path) for path in result.files_modified[:MAX_FILES_LISTED]]
+    out["files_deleted"] = [str(path) for path in result.files_deleted[:MAX_FILES_LISTED]]
     if result.files_skipped:
         skipped = result.files_skipped[:MAX_FILES_SKIPPED]
-        out["files_skipped"] = [{"path": s.path, "reason": s.reason} for s in skipped]
+        out["files_skipped"] = [{"path": str(s.path), "reason": s.reason} for s in skipped]
     if result.files_error is not None:
         out["files_error"] = result.files_error
     if result.setup_status is not None:

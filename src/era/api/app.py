@@ -30,6 +30,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
 )
 """Everything the API can do; what runs most comes first, since paths are tried in order."""
 
+_DOCUMENT: Final = "/openapi.json"
+
 
 def create_app(sessions: Sessions, options: Options) -> FastAPI:
     """The application.  It starts and stops nothing: the service is the caller's to open and close."""
@@ -51,7 +53,7 @@ def create_app(sessions: Sessions, options: Options) -> FastAPI:
     app.openapi = lambda: described  # type: ignore[method-assign]
     app.router.routes[:] = [
         *_routes(sessions, options, OPERATIONS),
-        Route("/openapi.json", Resource(sessions, options, {"GET": describe})),
+        Route(_DOCUMENT, Resource(_DOCUMENT, sessions, options, {"GET": describe})),
     ]
     app.router.default = _not_found
     app.add_middleware(Door, options=options)
@@ -65,7 +67,7 @@ def _routes(
     by_path: dict[str, dict[str, Any]] = {}
     for operation in operations:
         by_path.setdefault(operation.path, {})[operation.method] = operation.handler
-    return [Route(path, Resource(sessions, options, on)) for path, on in by_path.items()]
+    return [Route(path, Resource(path, sessions, options, on)) for path, on in by_path.items()]
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

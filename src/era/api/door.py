@@ -185,12 +185,12 @@ class _Passage:
         await self._send(message)
 
     def _record(self, seconds: float) -> None:
-        route = self._scope.get("route")
+        resource = self._scope.get("endpoint")
         _log.info(
             "request",
             request_id=self.request_id,
             method=self._scope["method"],
-            route=getattr(route, "path", None),
+            route=getattr(resource, "path", None),
             status=self._status or CLIENT_GONE,
             ms=round(seconds * 1000, 1),
         )

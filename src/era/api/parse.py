@@ -73,11 +73,13 @@ def checked(model: type[M], members: Mapping[str, Any]) -> tuple[M, tuple[str, .
     Raises:
         InputError: `missing_field`, `invalid_field`; of several the first in the model's order.
     """
+    names = model.model_fields
+    unknown = tuple(name for name in members if name not in names)
     try:
-        value = model.model_validate(members)
+        value = model.model_validate({n: v for n, v in members.items() if n in names})
     except ValidationError as error:
         _refuse(model, error.errors(include_url=False, include_context=False)[0])
-    return value, tuple(value.model_extra or ())
+    return value, unknown
 
 
 def _refuse(model: type[Body], detail: ErrorDetails) -> NoReturn:

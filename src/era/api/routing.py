@@ -193,8 +193,9 @@ class Resource:
     """An ASGI application for one path: a handler for each method, JSON errors for the rest."""
 
     def __init__(
-        self, sessions: Sessions, options: Options, handlers: Mapping[str, Handler]
+        self, path: str, sessions: Sessions, options: Options, handlers: Mapping[str, Handler]
     ) -> None:
+        self.path: Final = path
         self._sessions = sessions
         self._options = options
         self._handlers = dict(handlers)

@@ -1,8 +1,7 @@
 """What requests may hold: one strict model per body, for the checks and for the OpenAPI document.
 
-Unknown members are kept apart by pydantic (`extra="allow"`) and reported by `parse`.  Null members
-are removed before a model sees a body.  `Must` says what a field's value must be, in the words of
-the error; plain types have their own.
+Null members are removed before a model sees a body, and unknown ones are reported by `parse`.
+`Must` says what a field's value must be, in the words of the error; plain types have their own.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class Must:
 class Body(BaseModel):
     """A request body: types are strict, so `"10"` is no number and `true` is no number."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, extra="ignore")
 
 
 POSITIVE = "a positive number"

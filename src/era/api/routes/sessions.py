@@ -12,7 +12,7 @@ from era.api import parse, schemas
 from era.api.answers import json_answer
 from era.api.routing import Call, Operation
 from era.durations import timestamp
-from era.errors import InputError, NotFoundError
+from era.errors import ConflictError, InputError, NotFoundError
 from era.models import SessionView
 
 PAGING: Final = {
@@ -91,6 +91,8 @@ async def duplicate(call: Call) -> Response:
         return _created(call, await call.sessions.duplicate(session_id, copy))
     except NotFoundError:
         raise NotFoundError("session_not_found", "source session not found") from None
+    except ConflictError as error:
+        raise ConflictError(error.code, f"new {error.text}", **error.extra) from None
 
 
 async def host(call: Call) -> Response:
