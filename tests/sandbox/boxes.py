@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
 
 from era import layout
-from era.sandbox.base import Bind, Egress, RootImage
+from era.sandbox.base import Bind, BoxSpec, Egress, Program, RootImage
 from era.sandbox.namespaces.cgroups.detect import detect
 from era.sandbox.namespaces.driver import NamespacesDriver, Place
+from era.sandbox.plan import Plan
 
 LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 
@@ -28,7 +32,11 @@ def host_image() -> RootImage:
 
 @asynccontextmanager
 async def namespaces_driver(
-    directory: str, *, on_disk: bool = True, egress: Egress | None = None
+    directory: str,
+    *,
+    on_disk: bool = True,
+    egress: Egress | None = None,
+    kind: type[NamespacesDriver] = NamespacesDriver,
 ) -> AsyncIterator[NamespacesDriver]:
     """A driver that works below `directory`; scratch in images on disk or in memory."""
     for name in ("base", "scratch", "images"):
@@ -39,9 +47,29 @@ async def namespaces_driver(
         images=os.path.join(directory, "images") if on_disk else None,
         helper_python="/usr/bin/python3",
     )
-    driver = NamespacesDriver(place, host_image(), detect(), egress)
+    driver = kind(place, host_image(), detect(), egress)
     try:
         await driver.start()
         yield driver
     finally:
         await driver.close()
+
+
+def unfiltered() -> bytes:
+    """A seccomp program that allows everything."""
+    return struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
+
+
+class Unfiltered(NamespacesDriver):
+    """The mirror of the filter: boxes as always, but every system call reaches the kernel."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._foundation = replace(self._foundation, filter=unfiltered().hex())
+
+
+class Unmasked(NamespacesDriver):
+    """The mirror of masks and read-only parts: boxes as always, but with all of /proc."""
+
+    def plan(self, spec: BoxSpec, program: Program) -> Plan:
+        return replace(super().plan(spec, program), masked=(), read_only=())

@@ -87,10 +87,11 @@ def test_v2_reads_usage(tmp_path_factory: pytest.TempPathFactory) -> None:
 def test_v1_groups_come_and_go() -> None:
     parents = detect.find_v1()
     assert parents is not None, "this test needs the cgroup v1 hierarchies of a root service"
-    cgroups = CgroupsV1(parents, f"{detect.service_name()}-test")
+    service = detect.service_name()
+    cgroups = CgroupsV1(parents, service)
     try:
         group = cgroups.create("box-1", Limits(memory_bytes=32 << 20, cpus=0.5, pids=5))
-        home = f"{parents['memory']}/{detect.service_name()}-test/box-1"
+        home = f"{parents['memory']}/{service}/box-1"
         assert text(f"{home}/memory.limit_in_bytes").strip() == str(32 << 20)
         reading = group.read()
         assert (reading.cpu_ns, reading.oom_kills) == (0, 0)

@@ -6,6 +6,7 @@ service holds for its boxes too.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -18,6 +19,7 @@ from era.sandbox.namespaces.cgroups.v2 import CONTROLLERS as V2_CONTROLLERS
 from era.sandbox.namespaces.cgroups.v2 import CgroupsV2
 
 _PREFIX = "era-"
+_keepers = itertools.count(1)
 
 
 def _start_time(pid: int) -> str | None:
@@ -30,8 +32,8 @@ def _start_time(pid: int) -> str | None:
 
 
 def service_name() -> str:
-    """A name for this process's groups that no later process can have."""
-    return f"{_PREFIX}{os.getpid()}-{_start_time(os.getpid())}"
+    """A name for the groups of one keeper in this process; no later process can have it."""
+    return f"{_PREFIX}{os.getpid()}-{_start_time(os.getpid())}-{next(_keepers)}"
 
 
 def _mounts() -> Iterator[tuple[str, str, str, frozenset[str]]]:
@@ -93,7 +95,7 @@ def find_v2() -> str | None:
 
 
 def _is_stale(name: str) -> bool:
-    pid, _, start = name.removeprefix(_PREFIX).removesuffix("-self").partition("-")
+    pid, start, *_ = [*name.removeprefix(_PREFIX).split("-"), ""]
     return pid.isdigit() and start.isdigit() and _start_time(int(pid)) != start
 
 
