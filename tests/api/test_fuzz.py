@@ -38,6 +38,8 @@ likely = st.sampled_from(
 )
 bodies = st.dictionaries(st.sampled_from(NAMES) | anything, likely | values, max_size=6)
 
+BOUNDS = Bounds()
+
 PARSERS = (
     lambda members: parse.execute(members, BOUNDS),
     lambda members: parse.run(members, BOUNDS, "http://b"),
@@ -47,7 +49,6 @@ PARSERS = (
     lambda members: parse.setup(members),
     lambda members: parse.stored_code(members, BOUNDS),
 )
-BOUNDS = Bounds()
 
 
 @given(bodies, st.sampled_from(PARSERS))

@@ -49,7 +49,8 @@ async def test_an_id_can_be_taken_once(api: httpx2.AsyncClient) -> None:
 
 
 async def test_a_setup_that_is_refused_creates_nothing(api: httpx2.AsyncClient) -> None:
-    for setup in ({"pip": ["--index-url=x"]}, {"pip": "numpy"}, [], {"commands": [1]}):
+    wrong: list[Any] = [{"pip": ["--index-url=x"]}, {"pip": "numpy"}, [], {"commands": [1]}]
+    for setup in wrong:
         answer = await api.post(
             "/api/sessions", json={"id": "x", "language": "python", "setup": setup}
         )
@@ -297,8 +298,8 @@ async def test_stored_code(api: httpx2.AsyncClient) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
 async def test_code_of_no_session(api: httpx2.AsyncClient, method: str) -> None:
-    body = {"json": {"code": "1"}} if method == "PUT" else {}
-    answer = await api.request(method, "/api/sessions/none/code", **body)
+    content = b'{"code":"1"}' if method == "PUT" else None
+    answer = await api.request(method, "/api/sessions/none/code", content=content)
     assert (answer.status_code, answer.json()["code"]) == (404, "session_not_found")
 
 
