@@ -89,14 +89,16 @@ def test_more_connections_than_allowed_wait_for_their_turn(world: World) -> None
     world.origin()
 
     async def main() -> None:
-        async with served(world, INTERNET, limits=BrokerLimits(connections=2)) as traffic:
+        async with (
+            served(world, INTERNET, limits=BrokerLimits(connections=2)) as traffic,
+            tunnel(world.box, f"{PUBLIC}:80"),
+        ):
             async with tunnel(world.box, f"{PUBLIC}:80"):
-                async with tunnel(world.box, f"{PUBLIC}:80"):
-                    third = asyncio.create_task(status_of_connect(world.box, f"{PUBLIC}:80"))
-                    await asyncio.sleep(0.2)
-                    assert not third.done()
-                    assert traffic.connections == 2
-                assert await third == 200
+                third = asyncio.create_task(status_of_connect(world.box, f"{PUBLIC}:80"))
+                await asyncio.sleep(0.2)
+                assert not third.done()
+                assert traffic.connections == 2
+            assert await third == 200
 
     world.run(main)
 

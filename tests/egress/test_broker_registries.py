@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from era.egress.environment import LOOPBACK, proxy_environment
+from era.egress.broker import BoxSockets
+from era.egress.environment import LOOPBACK, TRANSPARENT_PORT, proxy_environment
 from era.egress.policy import EgressPolicy
+from era.sandbox.namespaces.child import redirect
 from tests.egress.client import ask, connected, get, parse, status_of_connect, tunnel
 from tests.egress.conftest import OTHER, PRIVATE, PUBLIC, World
 from tests.egress.netns import Namespace
@@ -176,6 +178,29 @@ def test_a_redirected_connection_reaches_the_address_it_meant(world: World) -> N
             assert b" 200 " in await ask(box, get_, PUBLIC, 80)
             assert await ask(box, get_, PRIVATE, 80) == b""
             assert await ask(box, get_, LOOPBACK, 80) == b""
+            assert traffic.refused == 2
+
+    world.run(main)
+    assert private.seen == []
+
+
+def test_the_kernels_own_redirection_tells_where_a_connection_was_going(world: World) -> None:
+    """As in a real box: whatever the port, with the true destination asked of the socket."""
+    world.origin(port=5432)
+    private = world.origin(PRIVATE, port=5432)
+    box = world.box
+    try:
+        box.call(lambda: redirect.lead_to(TRANSPARENT_PORT))
+    except OSError:
+        pytest.skip("this kernel cannot redirect connections")
+    sockets = BoxSockets(transparent=(box.listener(LOOPBACK, TRANSPARENT_PORT),))
+    get_ = b"GET / HTTP/1.0\r\nHost: whatever.example\r\n\r\n"
+
+    async def main() -> None:
+        async with served(world, INTERNET, sockets=sockets) as traffic:
+            assert b" 200 " in await ask(box, get_, PUBLIC, 5432)
+            assert await ask(box, get_, PRIVATE, 5432) == b""
+            assert await ask(box, get_, LOOPBACK, TRANSPARENT_PORT) == b""
             assert traffic.refused == 2
 
     world.run(main)
