@@ -17,8 +17,10 @@ from era.sandbox.plan import (
     Foundation,
     Plan,
     ScratchMount,
+    Start,
     decode_foundation,
     decode_plan,
+    decode_start,
     encode,
 )
 
@@ -34,9 +36,6 @@ SCRATCH = st.lists(
 ).map(tuple)
 PLANS = st.builds(
     Plan,
-    argv=st.lists(TEXT, min_size=1, max_size=3).map(tuple),
-    env=PAIRS,
-    cwd=TEXT,
     scratch=SCRATCH,
     binds=BINDS,
     rlimits=st.lists(st.tuples(TEXT, st.integers(0, 2**63)), max_size=3).map(tuple),
@@ -48,6 +47,11 @@ PLANS = st.builds(
 @given(PLANS)
 def test_a_plan_survives_the_way(plan: Plan) -> None:
     assert decode_plan(encode(plan)) == plan
+
+
+@given(st.builds(Start, argv=st.lists(TEXT, max_size=3).map(tuple), env=PAIRS, cwd=TEXT))
+def test_a_start_survives_the_way(start: Start) -> None:
+    assert decode_start(encode(start)) == start
 
 
 @given(PAIRS, BINDS, st.booleans())
@@ -70,9 +74,7 @@ def test_a_foundation_survives_the_way(
 
 @pytest.mark.parametrize("more", [{"root": True}, {"argv": []}])
 def test_what_is_no_plan_is_refused(more: dict[str, object]) -> None:
-    plan = Plan(argv=("/bin/true",), env=(), cwd="/", scratch=())
-    raw = json.loads(encode(plan)) | more
-    del raw["cwd"]
+    raw = json.loads(encode(Plan(scratch=()))) | more
     with pytest.raises((TypeError, ValueError)):
         decode_plan(json.dumps(raw).encode())
 
@@ -80,18 +82,18 @@ def test_what_is_no_plan_is_refused(more: dict[str, object]) -> None:
 @pytest.mark.parametrize("argv", [(), ("python3",), ("",)])
 def test_a_program_is_named_by_an_absolute_path(argv: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="absolute path"):
-        policy.plan(BoxSpec(), Program(argv=argv), egress=False)
+        policy.start(Program(argv=argv), {})
 
 
 @pytest.mark.parametrize("target", ["relative", "/a/../b"])
 def test_mounts_go_to_absolute_paths(target: str) -> None:
     spec = BoxSpec(binds=(Bind(source="/usr", target=target),))
     with pytest.raises(ValueError, match="absolute path"):
-        policy.plan(spec, Program(argv=("/bin/true",)), egress=False)
+        policy.plan(spec, egress=False)
 
 
 def test_every_box_has_a_workspace_a_home_and_a_tmp_of_its_own() -> None:
-    plan = policy.plan(BoxSpec(), Program(argv=("/bin/true",)), egress=False)
+    plan = policy.plan(BoxSpec(), egress=False)
     targets = {scratch.target: scratch for scratch in plan.scratch}
     assert set(targets) == {layout.WORKSPACE, layout.HOME, layout.TMP}
     assert len({scratch.name for scratch in plan.scratch}) == 3
@@ -99,15 +101,20 @@ def test_every_box_has_a_workspace_a_home_and_a_tmp_of_its_own() -> None:
 
 def test_lowers_of_home_keep_its_scratch() -> None:
     spec = BoxSpec(overlays=(Overlay(target=layout.HOME, lowers=("/layers/x/home",)),))
-    plan = policy.plan(spec, Program(argv=("/bin/true",)), egress=False)
+    plan = policy.plan(spec, egress=False)
     (home,) = [scratch for scratch in plan.scratch if scratch.target == layout.HOME]
     assert (home.name, home.lowers) == ("home", ("/layers/x/home",))
+
+
+def test_the_environment_of_the_box_gives_way_to_the_programs_own() -> None:
+    program = Program(argv=("/bin/true",), env={"A": "1"})
+    assert dict(policy.start(program, {"A": "0", "B": "2"}).env) == {"A": "1", "B": "2"}
 
 
 def test_limits_become_the_plan() -> None:
     limits = Limits(memory_bytes=64 << 20, pids=7, open_files=9)
     spec = BoxSpec(limits=limits, network=Network.INTERNET)
-    plan = policy.plan(spec, Program(argv=("/bin/true",)), egress=True)
+    plan = policy.plan(spec, egress=True)
     assert plan.shm_bytes == 32 << 20
     assert dict(plan.rlimits)["RLIMIT_NPROC"] == 7
     assert dict(plan.rlimits)["RLIMIT_NOFILE"] == 9

@@ -63,7 +63,8 @@ async def plan(settings: Settings) -> Report:
     async with AsyncExitStack() as stack:
         runtimes, driver = await _trial(settings, stack)
         program = Program(argv=(runtimes.tools.python, "main.py"))
-        return dataclasses.asdict(driver.plan(BoxSpec(), program))
+        box, start = driver.plan(BoxSpec(), program)
+        return {"box": dataclasses.asdict(box), "start": dataclasses.asdict(start)}
 
 
 async def _trial(settings: Settings, stack: AsyncExitStack) -> tuple[Runtimes, NamespacesDriver]:

@@ -65,11 +65,8 @@ class Foundation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One program in one box.  Everything that is done with privilege is named here."""
+    """One process tree in one box, up to the gate: everything that is done with privilege."""
 
-    argv: tuple[str, ...]
-    env: tuple[tuple[str, str], ...]
-    cwd: str
     scratch: tuple[ScratchMount, ...]
     binds: tuple[BindMount, ...] = ()
     shm_bytes: int = 64 << 20
@@ -85,7 +82,16 @@ class Plan:
     """Whether proxy and name service sockets are opened in the box's network."""
 
 
-def encode(value: Plan | Foundation) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What the program is, told to the process that waits at the gate without any right left."""
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    cwd: str
+
+
+def encode(value: Plan | Start | Foundation) -> bytes:
     """The plan as bytes: JSON, ASCII only, so that any string passes unchanged."""
     return json.dumps(asdict(value), separators=(",", ":")).encode("ascii")
 
@@ -109,6 +115,13 @@ def decode_plan(data: bytes) -> Plan:
     plan = _build(Plan, json.loads(data), {"scratch": ScratchMount, "binds": BindMount})
     assert isinstance(plan, Plan)
     return plan
+
+
+def decode_start(data: bytes) -> Start:
+    """The start that `encode` wrote; ValueError or TypeError for anything else."""
+    start = _build(Start, json.loads(data), {})
+    assert isinstance(start, Start)
+    return start
 
 
 def decode_foundation(data: bytes) -> Foundation:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from era import layout
 from era.sandbox.base import BoxSpec, Limits, Program
-from era.sandbox.plan import BindMount, Plan, ScratchMount
+from era.sandbox.plan import BindMount, Plan, ScratchMount, Start
 
 MASKED: Final = (
     "/proc/acpi",
@@ -94,26 +95,25 @@ def _scratch(spec: BoxSpec) -> tuple[ScratchMount, ...]:
     return (workspace, *places.values())
 
 
-def plan(spec: BoxSpec, program: Program, *, egress: bool) -> Plan:
-    """The plan of one run of `program` in a box of `spec`.
+def _check_paths(*paths: str) -> None:
+    for path in paths:
+        if not path.startswith("/") or ".." in path.split("/"):
+            raise ValueError(f"not an absolute path: {path!r}")
+
+
+def plan(spec: BoxSpec, *, egress: bool) -> Plan:
+    """The plan of one process tree in a box of `spec`, up to the gate.
 
     Raises:
-        ValueError: for what can never be a plan (an empty argument list, a relative path).
+        ValueError: for what can never be a plan (a mount at a relative path).
     """
-    if not program.argv or not program.argv[0].startswith("/"):
-        raise ValueError("argv begins with the absolute path of a program")
     binds = tuple(
         BindMount(source=bind.source, target=bind.target, writable=bind.writable)
         for bind in spec.binds
     )
     scratch = _scratch(spec)
-    for path in (program.cwd, *(m.target for m in scratch), *(m.target for m in binds)):
-        if not path.startswith("/") or ".." in path.split("/"):
-            raise ValueError(f"not an absolute path: {path!r}")
+    _check_paths(*(m.target for m in scratch), *(m.target for m in binds))
     return Plan(
-        argv=program.argv,
-        env=tuple(program.env.items()),
-        cwd=program.cwd,
         scratch=scratch,
         binds=binds,
         shm_bytes=max(1 << 20, spec.limits.memory_bytes // _SHM_SHARE),
@@ -124,3 +124,16 @@ def plan(spec: BoxSpec, program: Program, *, egress: bool) -> Plan:
         read_only=READ_ONLY,
         egress=egress,
     )
+
+
+def start(program: Program, environment: Mapping[str, str]) -> Start:
+    """What the gate lets through; `environment` is added where the program has no such variable.
+
+    Raises:
+        ValueError: for what can never be a program (an empty argument list, a relative path).
+    """
+    if not program.argv or not program.argv[0].startswith("/"):
+        raise ValueError("argv begins with the absolute path of a program")
+    _check_paths(program.cwd)
+    env = {**environment, **program.env}
+    return Start(argv=program.argv, env=tuple(env.items()), cwd=program.cwd)

@@ -16,6 +16,7 @@ from typing import Any, Final
 import era
 from era.errors import InternalError, UnavailableError
 from era.sandbox.namespaces.child import wire
+from era.sandbox.namespaces.memfile import sealed
 from era.sandbox.plan import Foundation, encode
 
 _START_SECONDS: Final = 30.0
@@ -24,26 +25,6 @@ _PROGRAM: Final = (
     "import sys; sys.path.append(sys.argv[1]); "
     "from era.sandbox.namespaces.child.launcher import main; main(int(sys.argv[2]))"
 )
-
-
-def memory_file(name: str, data: bytes) -> int:
-    """A sealed memory file with `data`, open for reading at offset 0: nobody can change it."""
-    import fcntl
-
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.fchmod(fd, 0o444)
-        fcntl.fcntl(
-            fd,
-            fcntl.F_ADD_SEALS,
-            fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE,
-        )
-        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(fd)
 
 
 class LauncherLost(InternalError):  # noqa: N818 - named by what happened
@@ -91,7 +72,7 @@ class Launcher:
         ours.setblocking(False)
         self._socket = ours
         self._loop.add_reader(ours.fileno(), self._readable)
-        plan = memory_file("era-foundation", encode(foundation))
+        plan = sealed("era-foundation", encode(foundation))
         try:
             wire.send(ours, {"request": "foundation"}, [plan])
         finally:

@@ -1,9 +1,10 @@
 """Process 1 of a box and the program it starts.
 
-Forked by the launcher into a new pid namespace.  `run_box` is process 1: with the launcher's
-capabilities it makes the remaining namespaces and the root, then enters a user namespace of its
-own, starts the program, drops everything and stays to reap.  `_become_program` is the program's
-process up to exec.  Only the standard library; nothing here returns to the launcher's code.
+Forked by the launcher (or by an interpreter that stands ready) into a new pid namespace.  `run_box`
+is process 1: with the launcher's capabilities it makes the remaining namespaces and the root, then
+enters a user namespace of its own, starts the program's process, drops everything and stays to reap.
+`_wait_at_the_gate` is the program's process: it locks itself up first and only then learns what to
+run, so a box made ahead of a request is the same box.  Only the standard library.
 
 Order matters, and why:
 
@@ -12,7 +13,8 @@ Order matters, and why:
    namespaces then belong to the launcher's user namespace, so the box has no rights over them;
 3. then the user namespace, holding one user and one group and no right outside itself;
 4. then, in the program's process: cgroups (joined by descriptors opened by the server), a cgroup
-   namespace rooted there, limits, capabilities away, no_new_privs, the filter, exec.
+   namespace rooted there, limits, capabilities away, no_new_privs, the filter;
+5. the gate: what to run comes from the server, and the program starts.
 """
 
 from __future__ import annotations
@@ -32,12 +34,13 @@ from typing import Any, NoReturn
 
 from era.sandbox.namespaces.child import mounts, redirect, wire
 from era.sandbox.namespaces.child import syscalls as sys
-from era.sandbox.plan import Foundation, Plan
+from era.sandbox.plan import Foundation, Plan, Start, decode_start
 
 PROXY_PORT = 3128
 TRANSPARENT_PORT = 3129
 DNS_PORT = 53
 _STOP = b"TERM"
+_READY = b"ready"
 _NAMESPACES = sys.CLONE_NEWNS | sys.CLONE_NEWNET | sys.CLONE_NEWIPC | sys.CLONE_NEWUTS
 _OOM_SCORE = 500
 """When the host itself runs out of memory, boxes go before the service and its neighbours."""
@@ -58,8 +61,8 @@ class BoxFds:
     """The descriptors a box gets from the server, in the order they are sent."""
 
     def __init__(self, fds: list[int]) -> None:
-        self.stdin, self.stdout, self.stderr, self.control = fds[:4]
-        self.cgroups = fds[4:]
+        self.stdin, self.stdout, self.stderr, self.control, self.gate, self.start = fds[:6]
+        self.cgroups = fds[6:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +92,7 @@ def _reset_signals() -> None:
 
 def _keep_only(fds: BoxFds, seat: Seat) -> Seat:
     """Move the box's descriptors to 3 and up, and close everything else this process inherited."""
-    wanted = [fds.stdin, fds.stdout, fds.stderr, fds.control, *fds.cgroups]
+    wanted = [fds.stdin, fds.stdout, fds.stderr, fds.control, fds.gate, fds.start, *fds.cgroups]
     if seat.idmap is not None:
         wanted.append(seat.idmap)
     # First far above any target, so that no dup2 overwrites a source.
@@ -97,8 +100,8 @@ def _keep_only(fds: BoxFds, seat: Seat) -> Seat:
     for target, fd in enumerate(high, start=3):
         os.dup2(fd, target, inheritable=False)
     sys.close_range(3 + len(wanted))
-    fds.stdin, fds.stdout, fds.stderr, fds.control = 3, 4, 5, 6
-    fds.cgroups = list(range(7, 7 + len(fds.cgroups)))
+    fds.stdin, fds.stdout, fds.stderr, fds.control, fds.gate, fds.start = range(3, 9)
+    fds.cgroups = list(range(9, 9 + len(fds.cgroups)))
     return seat if seat.idmap is None else replace(seat, idmap=2 + len(wanted))
 
 
@@ -207,46 +210,57 @@ def _build(foundation: Foundation, plan: Plan, seat: Seat, control: socket.socke
             raise StepError(name, error) from error
 
 
-def _become_program(
-    plan: Plan, fds: BoxFds, seccomp: sys.FilterProgram, failure_fd: int
-) -> NoReturn:
-    """The program's own process, from fork to exec.  Reports a failure as text on `failure_fd`."""
-    step = "cgroups"
+def _lock_up(plan: Plan, fds: BoxFds, seccomp: sys.FilterProgram) -> None:
+    """Step 4 of the module's order, in the program's own process."""
+    for fd in fds.cgroups:
+        os.write(fd, b"0")
+    sys.unshare(sys.CLONE_NEWCGROUP)
+    os.setsid()
+    for target, fd in enumerate((fds.stdin, fds.stdout, fds.stderr)):
+        os.dup2(fd, target, inheritable=True)
+    for name, value in plan.rlimits:
+        kind = getattr(resource, name)
+        hard = resource.getrlimit(kind)[1]
+        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (bound, bound))
+    os.umask(0o022)
+    sys.drop_capabilities()
+    sys.prctl(sys.PR_SET_NO_NEW_PRIVS, 1)
+    seccomp.install()
+
+
+def _wait_at_the_gate(plan: Plan, fds: BoxFds, seccomp: sys.FilterProgram, ready_fd: int) -> Start:
+    """The program's own process, from fork to the moment it learns what it is.
+
+    Says `ready` on `ready_fd` once it is locked up, or why not.  Then waits on the gate.  The server
+    puts the start into the memory file before it opens the gate.
+    """
     try:
-        for fd in fds.cgroups:
-            os.write(fd, b"0")
-        step = "cgroup namespace"
-        sys.unshare(sys.CLONE_NEWCGROUP)
-        step = "session"
-        os.setsid()
-        for target, fd in enumerate((fds.stdin, fds.stdout, fds.stderr)):
-            os.dup2(fd, target, inheritable=True)
-        step = "limits"
-        for name, value in plan.rlimits:
-            kind = getattr(resource, name)
-            hard = resource.getrlimit(kind)[1]
-            bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(kind, (bound, bound))
-        step = "working directory"
-        os.chdir(plan.cwd)
-        os.umask(0o022)
-        step = "capabilities"
-        sys.drop_capabilities()
-        sys.prctl(sys.PR_SET_NO_NEW_PRIVS, 1)
-        step = "filter"
-        seccomp.install()
-        _exec(plan)
+        _lock_up(plan, fds, seccomp)
     except OSError as error:
-        os.write(failure_fd, f"{error.errno or 0} {step}".encode())
-    os._exit(_NOT_EXECUTABLE)
+        os.write(ready_fd, str(error.errno or 0).encode())
+        os._exit(_NOT_EXECUTABLE)
+    os.write(ready_fd, _READY)
+    os.close(ready_fd)
+    if not os.read(fds.gate, 64):
+        os._exit(0)  # the server is gone
+    start = decode_start(wire.read_all(fds.start))
+    try:
+        os.chdir(start.cwd)
+    except OSError as error:
+        failed = {"event": "failed", "step": "working directory", "errno": error.errno or 0}
+        os.write(fds.gate, wire.pack(failed))
+        os._exit(_NOT_EXECUTABLE)
+    os.write(fds.gate, wire.pack({"event": "started", "at_ns": time.monotonic_ns()}))
+    return start
 
 
-def _exec(plan: Plan) -> NoReturn:
+def become(start: Start) -> NoReturn:
     """Become the program; one that cannot be started ends as a shell would say it (126, 127)."""
     try:
-        os.execve(plan.argv[0], plan.argv, dict(plan.env))
+        os.execve(start.argv[0], start.argv, dict(start.env))
     except OSError as error:
-        os.write(2, f"{plan.argv[0]}: {error.strerror}\n".encode())
+        os.write(2, f"{start.argv[0]}: {error.strerror}\n".encode())
         os._exit(_NOT_FOUND if error.errno == errno.ENOENT else _NOT_EXECUTABLE)
 
 
@@ -257,40 +271,28 @@ def _lock_down_init(seccomp: sys.FilterProgram) -> None:
     seccomp.install()
 
 
-def _start_program(plan: Plan, fds: BoxFds, seccomp: sys.FilterProgram) -> int:
-    failure_read, failure_write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        _become_program(plan, fds, seccomp, failure_write)
-    os.close(failure_write)
-    for fd in (fds.stdin, fds.stdout, fds.stderr, *fds.cgroups):
-        os.close(fd)
-    _lock_down_init(seccomp)
-    report = os.read(failure_read, 256).decode()  # end of file: exec closed it, the program runs
-    os.close(failure_read)
-    if report:
-        number, _, step = report.partition(" ")
-        raise StepError(step, OSError(int(number), os.strerror(int(number))))
-    return pid
+def _tend(control: socket.socket, main: int) -> NoReturn:
+    """Process 1's life: reap until the main process ends, pass on a request to stop, then end.
 
-
-def _tend(control: socket.socket, main: int, wake: int) -> None:
-    """Reap until the main process ends; pass a stop request on to every process of the box."""
+    When this process ends, the kernel kills whatever is left in the box (pid_namespaces(7)).
+    """
+    wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     poll = select.poll()
     poll.register(control.fileno(), select.POLLIN)
-    poll.register(wake, select.POLLIN)
-    while True:
+    poll.register(wake_read, select.POLLIN)
+    while not _reap(control, main):
         for fd, _events in poll.poll():
-            if fd == wake:
-                os.read(wake, 4096)
+            if fd == wake_read:
+                os.read(wake_read, 4096)
                 continue
             request = control.recv(64)
             if not request:
                 os._exit(0)  # the server is gone, and with this process the box
             if request == _STOP:
                 _signal_everyone(signal.SIGTERM)
-        if _reap(control, main):
-            return
+    os._exit(0)
 
 
 def _signal_everyone(number: int) -> None:
@@ -315,19 +317,43 @@ def _reap(control: socket.socket, main: int) -> bool:
             return True
 
 
-def run_box(
-    foundation: Foundation,
-    plan: Plan,
-    seat: Seat,
-    fds: BoxFds,
-    seccomp: sys.FilterProgram,
+def _init(
+    control: socket.socket, fds: BoxFds, seccomp: sys.FilterProgram, main: int, ready_fd: int
 ) -> NoReturn:
-    """Process 1 of a box: build it, run the program, tend it, end.  Never returns.
+    """Process 1, from the fork of the program's process on."""
+    for fd in range(fds.stdin, fds.gate + len(fds.cgroups) + 2):
+        if fd != fds.control:
+            os.close(fd)
+    _lock_down_init(seccomp)
+    report = os.read(ready_fd, 64)
+    os.close(ready_fd)
+    if report != _READY:
+        raise StepError("program", OSError(int(report or b"0"), "the program's process"))
+    wire.send(control, {"event": "ready"})
+    _tend(control, main)
 
-    When this process ends, the kernel kills whatever is left in the box (pid_namespaces(7)).
+
+def _make(
+    foundation: Foundation, plan: Plan, seat: Seat, fds: BoxFds, control: socket.socket
+) -> tuple[int, int, int]:
+    """Build the box and fork; (pid or 0, read end, write end of the pipe that says `ready`)."""
+    _build(foundation, plan, seat, control)
+    # A change of user clears the parent-death signal (prctl(2)).
+    sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if seat.idmap is not None:
+        os.close(seat.idmap)
+    ready_read, ready_write = os.pipe()
+    return os.fork(), ready_read, ready_write
+
+
+def run_box(
+    foundation: Foundation, plan: Plan, seat: Seat, fds: BoxFds, seccomp: sys.FilterProgram
+) -> Start:
+    """Process 1 of a box: build it, start the program's process, tend it, end.
+
+    Returns in the program's process only, locked up, with what it is to become.
     """
     control: socket.socket | None = None
-    code = 1
     try:
         sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
         _reset_signals()
@@ -335,20 +361,18 @@ def run_box(
         _be_first_to_go()
         _own_streams(fds, seat)
         control = socket.socket(fileno=fds.control)
-        _build(foundation, plan, seat, control)
-        # A change of user clears the parent-death signal (prctl(2)).
-        sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
-        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        started_ns = time.monotonic_ns()
-        main = _start_program(plan, fds, seccomp)
-        wire.send(control, {"event": "started", "at_ns": started_ns})
-        _tend(control, main, wake_read)
-        code = 0
+        main, ready_read, ready_write = _make(foundation, plan, seat, fds, control)
+        if main:
+            os.close(ready_write)
+            _init(control, fds, seccomp, main, ready_read)
+        os.close(ready_read)
     except StepError as error:
         if control is not None:
             report = {"event": "failed", "step": error.step, "errno": error.errno}
             wire.send(control, report)
-    finally:
-        os._exit(code)
+        os._exit(1)
+    except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
+        os._exit(1)
+    control.detach()
+    os.close(fds.control)
+    return _wait_at_the_gate(plan, fds, seccomp, ready_write)

@@ -23,7 +23,7 @@ from era.sandbox.namespaces.child import mounts, wire
 from era.sandbox.namespaces.child import syscalls as sys
 from era.sandbox.namespaces.child.idmap import IdMaps
 from era.sandbox.namespaces.child.scratch import Scratch, Space
-from era.sandbox.plan import Foundation, decode_foundation, decode_plan
+from era.sandbox.plan import Foundation, Plan, decode_foundation, decode_plan
 
 
 class _OpenBox:
@@ -76,8 +76,8 @@ class Launcher:
         try:
             if request == "open":
                 self._open(message)
-            elif request == "run":
-                self._run(message, fds)
+            elif request == "prepare":
+                self._prepare(message, fds)
             elif request == "kill":
                 self._kill(message["run"])
             elif request == "close":
@@ -99,7 +99,7 @@ class Launcher:
         finally:
             os.close(fd)
 
-    def _run(self, message: dict[str, Any], fds: list[int]) -> None:
+    def _prepare(self, message: dict[str, Any], fds: list[int]) -> None:
         opened = self._boxes[message["box"]]
         plan = decode_plan(wire.read_all(fds[0]))
         for scratch in plan.scratch:
@@ -120,12 +120,19 @@ class Launcher:
             pid = os.fork()
             if pid == 0:
                 given = boxes.BoxFds(fds[1:])
-                boxes.run_box(self._foundation, plan, seat, given, self._seccomp)
+                self._become(plan, seat, given)
         finally:
             sys.setns(self._own_pid_namespace, sys.CLONE_NEWPID)
         pidfd = os.pidfd_open(pid)
         self._runs[pidfd] = (message["run"], pid)
         self._poll.register(pidfd, select.POLLIN)
+
+    def _become(self, plan: Plan, seat: boxes.Seat, fds: boxes.BoxFds) -> NoReturn:
+        """The child: process 1 of a box, and in the end the program."""
+        try:
+            boxes.become(boxes.run_box(self._foundation, plan, seat, fds, self._seccomp))
+        finally:
+            os._exit(1)
 
     def _kill(self, run: int) -> None:
         for pidfd, (number, _pid) in self._runs.items():
@@ -226,7 +233,7 @@ def _allow_core_limit() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
 
 
-def _prepare(foundation: Foundation) -> None:
+def _make_ready(foundation: Foundation) -> None:
     _allow_core_limit()
     sys.mount(None, "/", None, sys.MS_REC | sys.MS_SLAVE)
     mounts.build_base(foundation)
@@ -250,7 +257,7 @@ def main(control_fd: int) -> NoReturn:
             control.close()
             _wait_for(pid)
         sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
-        _prepare(foundation)
+        _make_ready(foundation)
         launcher = Launcher(control, foundation)
     except OSError as error:
         reason = f"{error.filename or 'namespaces'}: {error.strerror}"

@@ -16,10 +16,14 @@ MAX_PACKET = 65536
 MAX_FDS = 32
 
 
+def pack(message: dict[str, Any]) -> bytes:
+    """One packet."""
+    return json.dumps(message, separators=(",", ":")).encode()
+
+
 def send(sock: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
     """Send one message; the descriptors stay open here."""
-    data = json.dumps(message, separators=(",", ":")).encode()
-    socket.send_fds(sock, [data], list(fds))
+    socket.send_fds(sock, [pack(message)], list(fds))
 
 
 def receive(sock: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
