@@ -117,6 +117,15 @@ def test_a_file_too_long_to_be_data_is_not_read(room: str, room_fd: int) -> None
     assert left(room, room_fd, b'{"a":1}' + b" " * (bound - 6)) == DataOutcome(error="too_large")
 
 
+def test_what_can_only_be_too_large_is_not_parsed(
+    room: str, room_fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A parsed value takes some fifty times the memory of its text."""
+    monkeypatch.setattr(jsontext, "loads", None)
+    for content in (b"[" + b"{}," * LIMIT + b"1]", b'{"a":' * (LIMIT + 1), b"[" * (LIMIT + 1)):
+        assert left(room, room_fd, content) == DataOutcome(error="too_large")
+
+
 @pytest.mark.timeout(20)
 def test_a_sparse_file_of_a_pebibyte(room: str, room_fd: int) -> None:
     os.mknod(f"{room}/{DATA_FILE}", 0o644)

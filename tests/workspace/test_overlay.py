@@ -84,6 +84,7 @@ SCRIPTS = {
     "remove": "rm a d/x l",
     "remove a directory": "rm -r d",
     "remove and make again": "rm -r d; mkdir d; echo new > d/x",
+    "make again as it was": "rm -r d; mkdir -p d/e/f; touch -d @1000000000 d/e/f d/e d",
     "make again inside": "rm -r d/e; mkdir -p d/e/g; echo new > d/e/g/z",
     "again and again": "for i in 1 2 3; do rm -r d; mkdir -p d/e; echo $i > d/e/f; done",
     "rename a file": "mv a b; mv d/x d/e/x",

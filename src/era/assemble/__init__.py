@@ -29,6 +29,9 @@ from era.workspace.trees import Trees
 
 __all__ = ["Service", "StartError", "StateDir", "build", "open_driver", "self_test"]
 
+IDLE_SECONDS = 5.0
+"""Between two looks whether the server is idle."""
+
 _log = structlog.get_logger("era.assemble")
 
 
@@ -38,9 +41,12 @@ class Service:
 
     sessions: Sessions
     _opened: AsyncExitStack
+    _warming: asyncio.Task[None]
 
     async def close(self) -> None:
         """End what still runs, and let go of everything."""
+        self._warming.cancel()
+        await asyncio.wait((self._warming,))
         await self.sessions.close(0)
         await self._opened.aclose()
 
@@ -58,9 +64,22 @@ async def build(settings: Settings, port: int) -> Service:
         runtimes = await find_runtimes(settings, state)
         driver = await open_driver(settings, state, runtimes, port, stack)
         await self_test(driver, runtimes)
-        sessions = await _sessions(settings, state, runtimes, driver, stack)
+        go_cache = GoCache(driver, state.of("go"), runtimes.tools)
+        sessions = await _sessions(settings, state, runtimes, driver, go_cache, stack)
         await sessions.start()
-        return Service(sessions=sessions, _opened=stack.pop_all())
+        warming = asyncio.create_task(_warm(go_cache, sessions))
+        return Service(sessions=sessions, _opened=stack.pop_all(), _warming=warming)
+
+
+async def _warm(go_cache: GoCache, sessions: Sessions) -> None:
+    """Compile Go's standard library: what is common at once, the rest when nothing else is to do."""
+    try:
+        await go_cache.warm()
+        while sessions.busy:  # noqa: ASYNC110 - nobody tells when the last run has ended
+            await asyncio.sleep(IDLE_SECONDS)
+        await go_cache.finish()
+    except EraError as error:
+        _log.error("Go's standard library was not compiled ahead", exc_info=error)
 
 
 async def find_runtimes(settings: Settings, state: StateDir) -> Runtimes:
@@ -122,6 +141,7 @@ async def _sessions(
     state: StateDir,
     runtimes: Runtimes,
     driver: NamespacesDriver,
+    go_cache: GoCache,
     stack: AsyncExitStack,
 ) -> Sessions:
     """The sessions room on the stores of the state directory."""
@@ -129,7 +149,6 @@ async def _sessions(
     stack.push_async_callback(records.close)
     blobs = await asyncio.to_thread(LocalBlobs, state.of("blobs"))
     stack.push_async_callback(blobs.close)
-    go_cache = GoCache(state.of("go-cache"), driver, runtimes.tools)
     parts = Parts(
         records=records,
         blobs=blobs,

@@ -19,7 +19,7 @@ from typing import Final
 
 from era.errors import UnavailableError
 
-_DIRS: Final = ("blobs", "trees", "layers", "runtime", "boxes")
+_DIRS: Final = ("blobs", "trees", "layers", "go", "runtime", "boxes")
 _BOXES: Final = ("base", "scratch", "images")
 
 

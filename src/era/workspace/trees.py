@@ -116,14 +116,23 @@ class Trees:
     async def _apply(self, uid: int, diff: ManifestDiff, *, anew: bool) -> None:
         """Change the tree by `diff`; on failure its revision is unknown afterwards."""
         written = sorted(diff.written, key=lambda entry: entry.path)
+        files = (entry for entry in written if entry.kind is FileKind.FILE)
         with ExitStack() as opened:
-            patch = await settled(asyncio.to_thread(self._begin, uid, anew, opened))
-            await settled(asyncio.to_thread(_remove_and_make, patch, diff, written))
-            files = (entry for entry in written if entry.kind is FileKind.FILE)
+
+            def begin() -> Patch:
+                patch = self._begin(uid, anew, opened)
+                patch.remove(diff.removed, written)
+                patch.make_dirs_and_links(written)
+                return patch
+
+            def finish() -> None:
+                patch.finish()
+                self._mark(uid, diff.revision)
+
+            patch = await settled(asyncio.to_thread(begin))
             while batch := list(islice(files, _BATCH)):
                 await self._export(patch, batch)
-            await settled(asyncio.to_thread(patch.finish))
-            self._mark(uid, diff.revision)
+            await settled(asyncio.to_thread(finish))
 
     async def _export(self, patch: Patch, batch: Sequence[FileEntry]) -> None:
         with ExitStack() as opened:
@@ -133,7 +142,7 @@ class Trees:
             except NotFoundError as error:
                 raise InternalError(text="stored bytes of a file are missing") from error
 
-    # What follows blocks; only `_revision` and `_mark` are short enough for the event loop.
+    # What follows blocks; only `_revision` is short enough for the event loop.
 
     def _tree(self, uid: int, revision: int) -> Tree:
         return Tree(path=f"{self.root}/{uid}/{_FILES}", revision=revision)
@@ -199,11 +208,6 @@ def _remove_home(root: int, name: str | bytes) -> None:
     raw = name.encode() if isinstance(name, str) else name
     beneath.remove_tree(root, raw + b"/" + _REVISION.encode())
     beneath.remove_tree(root, raw)
-
-
-def _remove_and_make(patch: Patch, diff: ManifestDiff, written: Sequence[FileEntry]) -> None:
-    patch.remove(diff.removed, written)
-    patch.make_dirs_and_links(written)
 
 
 @cache

@@ -11,6 +11,7 @@ from era.api import answers_schema as schema
 from era.api.answers import json_answer
 from era.api.routing import Call, Operation
 from era.durations import rfc3339_seconds, timestamp
+from era.languages.table import LANGUAGES
 
 SERVICE: Final = "ERA Agent"
 _STARTED: Final = time.monotonic()
@@ -35,7 +36,7 @@ async def health(call: Call) -> Response:
             "tier": call.sessions.tier,
             "unenforced": list(call.sessions.unenforced),
         },
-        "languages": dict(call.sessions.versions),
+        "languages": {n: v for n, v in call.sessions.versions.items() if n in LANGUAGES},
         "success": not failed,
         "data": about,
         "status_code": status,
