@@ -263,5 +263,6 @@ def main(control_fd: int) -> NoReturn:
         reason = f"{error.filename or 'namespaces'}: {error.strerror}"
         wire.send(control, {"event": "failed", "errno": error.errno or 0, "reason": reason})
         os._exit(1)
-    launcher.serve()
+    with suppress(ConnectionError):  # the server died in the middle of a word
+        launcher.serve()
     os._exit(0)
