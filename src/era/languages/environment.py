@@ -23,6 +23,17 @@ LAYER_GO: Final = f"{layout.LAYER}/go"
 LAYER_GO_MODULES: Final = f"{LAYER_GO}/mod"
 GO_CACHE: Final = f"{layout.CACHE}/go"
 DENO_CACHE: Final = f"{layout.CACHE}/deno"
+CA_FILE: Final = "/etc/ssl/certs/ca-certificates.crt"
+"""The certificates that this server trusts, as boxes see them."""
+CERTIFICATES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "SSL_CERT_FILE": CA_FILE,
+        "NODE_EXTRA_CA_CERTS": CA_FILE,
+        "DENO_TLS_CA_STORE": "mozilla,system",
+        "REQUESTS_CA_BUNDLE": CA_FILE,
+    }
+)
+"""For installers: they bring certificates of their own and would not look at the server's."""
 
 _PATH: Final = (layout.BIN, "/usr/bin", "/bin", "/usr/sbin", "/sbin")
 _LAYER_PATH: Final = (

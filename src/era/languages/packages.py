@@ -23,7 +23,7 @@ INSTALLER_CACHE: Final = f"{layout.TMP}/.era-setup"
 LEFT_OUT: Final = (
     "tmp/.era-setup",
     "tmp/.era-go",
-    "tmp/.era-go-mark",
+    "tmp/node-compile-cache",
     "home/.cache/go-build",
     "home/.cache/pip",
     "home/.cache/uv",
@@ -236,11 +236,11 @@ def _request(given: Mapping[str, Any]) -> JsonText:
 
 def steps(spec: SetupSpec, tools: Tools, mirrors: Mirrors) -> tuple[Step, ...]:
     """The steps of a setup in their order: pip, npm, go, then each command."""
-    env = {**environment.base(has_layer=True), "NO_COLOR": "1", **mirrors.env}
+    env = _environment(mirrors)
     found = [
         _pip_step(spec, tools, mirrors, env),
         _npm_step(spec, tools, mirrors, env),
-        _go_step(spec, tools, mirrors, env),
+        _go_step(spec, tools, env),
     ]
     commands = [
         Step(
@@ -255,6 +255,37 @@ def steps(spec: SetupSpec, tools: Tools, mirrors: Mirrors) -> tuple[Step, ...]:
         for command in spec.commands
     ]
     return (*(step for step in found if step is not None), *commands)
+
+
+def _environment(mirrors: Mirrors) -> dict[str, str]:
+    """What every step finds: as a run, but online, and with caches where they are left out.
+
+    Commands find the mirrors here; package steps are told them as options too.
+    """
+    env = environment.base(has_layer=True)
+    del env["GOPROXY"], env["GOSUMDB"]
+    online = {
+        "NO_COLOR": "1",
+        "UV_CACHE_DIR": f"{INSTALLER_CACHE}/uv",
+        "PIP_CACHE_DIR": f"{INSTALLER_CACHE}/pip",
+        "npm_config_cache": f"{INSTALLER_CACHE}/npm",
+        "npm_config_update_notifier": "false",
+        "NODE_DISABLE_COMPILE_CACHE": "1",
+        "GOBIN": f"{environment.LAYER_GO}/bin",
+        "GOFLAGS": "-modcacherw",
+        **environment.CERTIFICATES,
+    }
+    if mirrors.pip_index_url:
+        online |= {
+            "UV_DEFAULT_INDEX": mirrors.pip_index_url,
+            "PIP_INDEX_URL": mirrors.pip_index_url,
+        }
+    if mirrors.npm_registry:
+        online |= {"npm_config_registry": mirrors.npm_registry}
+    if mirrors.goproxy:
+        # A mirror answers for the checksums too, or has no way to: the operator vouches for it.
+        online |= {"GOPROXY": mirrors.goproxy, "GOSUMDB": "off"}
+    return {**env, **online, **mirrors.env}
 
 
 def _pip_step(
@@ -296,8 +327,8 @@ def _npm_step(
         label="npm install",
         argv=(
             *(tools.node, tools.npm, "install", "--prefix", f"{layout.LAYER}/node"),
-            *("--cache", f"{INSTALLER_CACHE}/npm", "--userconfig", "/dev/null"),
-            *("--globalconfig", "/dev/null", "--no-audit", "--no-fund", "--no-update-notifier"),
+            *("--cache", f"{INSTALLER_CACHE}/npm"),
+            *("--no-audit", "--no-fund", "--no-update-notifier"),
             *("--loglevel", "http", "--foreground-scripts", "--no-progress"),
             *registry,
             "--",
@@ -310,25 +341,19 @@ def _npm_step(
     )
 
 
-def _go_step(
-    spec: SetupSpec, tools: Tools, mirrors: Mirrors, env: Mapping[str, str]
-) -> Step | None:
+def _go_step(spec: SetupSpec, tools: Tools, env: Mapping[str, str]) -> Step | None:
     if not spec.go and not spec.go_mod:
         return None
     mode = "download" if spec.go_mod else "get"
     release = ".".join(tools.versions.get("go", "1.22").split(".")[:2])
     mod = spec.go_mod or f"module session\n\ngo {release}\n"
     builds = f"{layout.LAYER}/{LAYER_GO_CACHE}"
-    online = {name: env[name] for name in env if name not in ("GOPROXY", "GOSUMDB")}
-    if mirrors.goproxy:
-        # A mirror answers for the checksums too, or has no way to: the operator vouches for it.
-        online |= {"GOPROXY": mirrors.goproxy, "GOSUMDB": "off"}
-    parameters = (tools.go, mode, environment.LAYER_GO_MODULES, builds)
+    parameters = (tools.go, mode, environment.LAYER_GO_MODULES, builds, f"{INSTALLER_CACHE}/go")
     return Step(
         kind="go",
         label="go get",
         argv=(tools.bash, "-c", scripts.GO_SETUP, "go", *parameters, *spec.go),
-        env=online,
+        env=env,
         error=_ERRORS["go"],
         cwd=environment.LAYER_GO,
         files={"go/go.mod": mod.encode()},

@@ -32,8 +32,12 @@ printf '{"Replace":{%s}}' "$replace" >"$work/overlay.json"
 # The go.mod used is a copy: what the go tool adds to it is no change of the workspace.
 flags=(-mod=mod "-modfile=$work/go.mod")
 [ "$base" != . ] || [ ! -d vendor ] || flags=()
-# Else the go tool walks the whole build cache for old entries, in every box anew.
-[ ! -w "$GOCACHE" ] || printf '%(%s)T' -1 >"$GOCACHE/trim.txt"
+if [ -w "$GOCACHE" ]; then
+    # Else the go tool walks the whole cache for old entries, in every box anew.
+    printf '%(%s)T' -1 >"$GOCACHE/trim.txt"
+else
+    export GOCACHE=$work/cache
+fi
 if ! XDG_CONFIG_HOME=/opt/era/etc "$go" build -buildvcs=false '-ldflags=-s -w' "${flags[@]}" \
     -overlay "$work/overlay.json" -o "$work/main" "$seen" 2>"$work/log"; then
     cat "$work/log" >&2
@@ -55,13 +59,15 @@ then the arguments of the program.
 DENO_RUN: Final = r"""
 deno=$1 entry=$2
 shift 2
-flags=(--quiet --no-code-cache)
+flags=(--quiet)
 [ -f deno.lock ] || flags+=(--no-lock)
 modules=none
-if "$deno" cache "${flags[@]}" --cached-only --node-modules-dir=manual "$entry" 2>/dev/null; then
-    modules=manual
+if [ -d node_modules ] || [ -d /node_modules ]; then
+    "$deno" cache "${flags[@]}" --no-remote --node-modules-dir=manual "$entry" 2>/dev/null &&
+        modules=manual
 fi
-exec "$deno" run --allow-all --no-prompt "${flags[@]}" "--node-modules-dir=$modules" "$entry" "$@"
+exec "$deno" run --allow-all --no-prompt --no-code-cache "${flags[@]}" \
+    "--node-modules-dir=$modules" "$entry" "$@"
 """
 """Runs deno where a `node_modules` may be: from it when it has all that the code imports, else from
 the cache.  Parameters: deno, the entry file; then the arguments of the program."""
@@ -69,10 +75,10 @@ the cache.  Parameters: deno, the entry file; then the arguments of the program.
 DENO_RESOLVE: Final = r"""
 deno=$1 entry=$2
 shift 2
-flags=(--quiet --no-code-cache)
+flags=(--quiet)
 [ -f deno.lock ] || flags+=(--no-lock)
 if [ -d node_modules ] || [ -d /node_modules ]; then
-    "$deno" cache "${flags[@]}" --cached-only --node-modules-dir=manual "$entry" 2>/dev/null && exit
+    "$deno" cache "${flags[@]}" --no-remote --node-modules-dir=manual "$entry" 2>/dev/null && exit
 fi
 exec "$deno" cache "${flags[@]}" --node-modules-dir=none "$@" "$entry"
 """
@@ -81,12 +87,13 @@ the entry file; then further options of `deno cache`."""
 
 GO_SETUP: Final = r"""
 set -e
-go=$1 mode=$2 modules=$3 builds=$4
-shift 4
+go=$1 mode=$2 modules=$3 builds=$4 cache=$5
+shift 5
 export GOMODCACHE=$modules GOFLAGS='-mod=mod -modcacherw -buildvcs=false' XDG_CONFIG_HOME=/opt/era/etc
+export GOPATH=$cache/go
 [ -w "$GOCACHE" ] || export GOCACHE=$builds
-mkdir -p "$modules" "$builds"
-mark=/tmp/.era-go-mark
+mkdir -p "$modules" "$builds" "$cache"
+mark=$cache/mark
 : >"$mark"
 if [ "$mode" = get ]; then
     "$go" get -- "$@"
@@ -104,10 +111,9 @@ for module in "${named[@]}"; do
 done
 usable='{{if not (or .Error .DepsErrors)}}{{if ne .Name "main"}}{{.ImportPath}}{{end}}{{end}}'
 if [ ${#patterns[@]} -gt 0 ]; then
-    mapfile -t packages < <("$go" list -mod=readonly -e -f "$usable" -- "${patterns[@]}" 2>/dev/null)
-    if [ ${#packages[@]} -gt 0 ]; then
-        printf '%s\n' "${packages[@]}" | xargs "$go" build -- 2>/dev/null || true
-    fi
+    "$go" list -mod=readonly -e -f "$usable" -- "${patterns[@]}" >"$cache/packages" 2>/dev/null || true
+    # The largest of modules have thousands of packages, of which a program uses a few.
+    head -n 500 "$cache/packages" | xargs -r timeout 900 "$go" build -v -- 2>&1 || true
 fi
 if [ "$GOCACHE" != "$builds" ]; then
     cd "$GOCACHE"
@@ -116,10 +122,9 @@ fi
 # An entry as old as its last use is renewed by each run, by a copy of it into the box; one of the
 # far future is not.
 find "$builds" -type f -exec touch -d 2100-01-01 {} +
-rm -f "$mark"
 """
 """Fetches Go modules and compiles them.
 
-Parameters: the go tool, `get` or `download`, the module cache, the build cache to leave; then for
-`get` the modules.  Runs in the directory of the go.mod.
+Parameters: the go tool, `get` or `download`, the module cache, the build cache to leave, a directory
+for what need not be kept; then for `get` the modules.  Runs in the directory of the go.mod.
 """

@@ -178,7 +178,7 @@ def resolve_launch(
     return Launch(
         argv=(tools.bash, "-c", scripts.DENO_RESOLVE, "deno", tools.deno, entry, *options),
         files={entry: code.encode(errors="surrogatepass")},
-        env=_environment("deno", has_layer=has_layer),
+        env={**_environment("deno", has_layer=has_layer), **environment.CERTIFICATES},
         uses_deno_cache=True,
     )
 

@@ -12,7 +12,7 @@ from glob import glob
 from typing import Final
 
 from era import layout
-from era.languages.environment import DENO_CACHE, GO_CACHE
+from era.languages.environment import CA_FILE, DENO_CACHE, GO_CACHE
 from era.runtimes.pythons import Python, glob_escape
 from era.sandbox.base import Bind, RootImage
 
@@ -31,9 +31,8 @@ _PACKAGES: Final = (
     "/usr/local/lib64/python3*/site-packages",
 )
 """Where systems keep installed Python packages: they are the host's, not a session's."""
-_CA_FILE: Final = "/etc/ssl/certs/ca-certificates.crt"
 _CA_BUNDLES: Final = (
-    _CA_FILE,
+    CA_FILE,
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
@@ -61,8 +60,8 @@ _ETC: Final[dict[str, str]] = {
 }
 _LINKS: Final[dict[str, str]] = {
     "/etc/mtab": "/proc/self/mounts",
-    "/etc/ssl/cert.pem": _CA_FILE,
-    "/etc/pki/tls/certs/ca-bundle.crt": _CA_FILE,
+    "/etc/ssl/cert.pem": CA_FILE,
+    "/etc/pki/tls/certs/ca-bundle.crt": CA_FILE,
     "/var/tmp": layout.TMP,  # noqa: S108 - a name inside the box
     "/var/run": "/run",
     # The search for node packages from /workspace ends at the top; what is there is the setup's.
@@ -156,7 +155,7 @@ def add_certificates(draft: Draft, bundle: str | None) -> None:
     for path in (bundle,) if bundle else _CA_BUNDLES:
         if path and os.path.isfile(path):
             with open(path, "rb") as file:
-                draft.files[_CA_FILE] = file.read()
+                draft.files[CA_FILE] = file.read()
             return
 
 

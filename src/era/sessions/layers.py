@@ -205,13 +205,9 @@ def attachment(directory: str) -> Attachment:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         there = {name for name in ("workspace", "home", "tmp") if _holds_something(fd, name)}
-        has_modules = _holds_something(fd, "node/node_modules")
         has_builds = _holds_something(fd, LAYER_GO_CACHE)
     finally:
         os.close(fd)
-    binds = [Bind(source=directory, target=layout.LAYER)]
-    if has_modules:
-        binds.append(Bind(source=f"{directory}/node/node_modules", target=layout.NODE_MODULES))
     return Attachment(
         workspace=(f"{directory}/workspace",) if "workspace" in there else (),
         overlays=tuple(
@@ -219,7 +215,8 @@ def attachment(directory: str) -> Attachment:
             for name in ("home", "tmp")
             if name in there
         ),
-        binds=tuple(binds),
+        # The root's /node_modules and /package.json are links into it.
+        binds=(Bind(source=directory, target=layout.LAYER),),
         go_cache=f"{directory}/{LAYER_GO_CACHE}" if has_builds else None,
     )
 
