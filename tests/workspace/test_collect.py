@@ -499,6 +499,40 @@ async def test_unreadable_is_reported(upper: Upper, monkeypatch: pytest.MonkeyPa
     assert [entry.path for entry in changes.written] == ["g"]
 
 
+NOT_ROOT = """
+import asyncio, concurrent.futures.thread, os, stat, sys
+sys.path[:0] = sys.argv[1:3]
+from tests.workspace.test_collect import Upper, put, skipped
+upper = Upper(os.getcwd())
+put(upper.tree + "/shut/x"); put(upper.tree + "/shut/d/y"); put(upper.tree + "/shut/z")
+upper.put("shut/z", b"new"); upper.put("shut/d", b"file")
+os.mknod(upper.path("shut/x"), stat.S_IFCHR, 0)
+for name, mode in (("locked", 0), ("names", 0o444)):
+    os.chmod(os.path.dirname(upper.put(name + "/f")), mode)
+os.chmod(upper.put("f"), 0)
+os.chmod(upper.tree + "/shut", 0)
+for above, dirs, files in os.walk("."):
+    for name in dirs + files:
+        os.chown(os.path.join(above, name), 1234, 1234)
+os.setgroups([]); os.setgid(1234); os.setuid(1234)
+changes = asyncio.run(upper.changes())
+assert skipped(changes) == {(n, "unreadable") for n in ("locked", "names", "f")}, changes
+assert changes.removed == ("shut/d", "shut/x", "shut/z"), changes
+assert [entry.path for entry in changes.written] == ["shut", "shut/d", "shut/z"], changes
+"""
+
+
+def test_a_service_that_is_not_root(room: str) -> None:
+    """What it cannot compare it takes as changed; what it cannot read it says."""
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user needs root")
+    os.chmod(room, 0o755)
+    here = os.path.dirname(os.path.abspath(__file__))
+    repository = os.path.dirname(os.path.dirname(here))
+    script = [sys.executable, "-Ic", NOT_ROOT, repository, f"{repository}/src"]
+    subprocess.run(script, cwd=room, check=True)
+
+
 async def test_no_descriptors_left_is_no_lost_file(
     upper: Upper, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,9 @@ _SAYS: Final = {
 _FOREIGN: Final = ("trusted.overlay.redirect", "trusted.overlay.metacopy")
 """With these an upper names what it does not hold.  The overlay of a box is mounted without."""
 
+_HIDDEN: Final = os.stat_result((stat.S_IFDIR, *[0] * 9))
+"""A directory that looks like none: what is there is removed or written without comparing."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectContext:
@@ -86,22 +89,24 @@ class Scan:
         while waiting:
             above, hidden = waiting.pop()
             try:
-                here = beneath.open_dir(dir_fd, above or b".")
+                waiting += self._visit(dir_fd, above, hidden)
             except PermissionError:
                 self.skip(_shown(above), "unreadable")
-                continue
-            try:
-                inner = self._directory(here, above)
-                if above:
-                    hidden = self._itself(here, RelPath(above.decode()), hidden=hidden)
-                waiting += [(path, hidden) for path in inner]
-            finally:
-                os.close(here)
 
     def skip(self, path: str, reason: str) -> None:
         """Remember that the change at `path` is not kept."""
         if len(self.skipped) < MAX_SKIPPED:
             self.skipped.append(SkippedFile(path=path, reason=reason))
+
+    def _visit(self, dir_fd: int, above: bytes, hidden: bool) -> list[tuple[bytes, bool]]:
+        here = beneath.open_dir(dir_fd, above or b".")
+        try:
+            inner = self._directory(here, above)
+            if above:
+                hidden = self._itself(here, RelPath(above.decode()), hidden=hidden)
+        finally:
+            os.close(here)
+        return [(path, hidden) for path in inner]
 
     def _directory(self, here: int, above: bytes) -> list[bytes]:
         """Note what is in an open directory; the directories in it, to look into."""
@@ -241,7 +246,11 @@ def overlay_attributes(fd: int) -> frozenset[str]:
 
 
 def _found(dir_fd: int | None, path: RelPath) -> os.stat_result | None:
-    return None if dir_fd is None else beneath.lstat(dir_fd, path)
+    """What stands at `path`; `_HIDDEN` when a directory above it shuts the service out."""
+    try:
+        return None if dir_fd is None else beneath.lstat(dir_fd, path)
+    except PermissionError:
+        return _HIDDEN
 
 
 def _path(raw: bytes) -> RelPath | None:
