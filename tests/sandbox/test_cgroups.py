@@ -73,6 +73,7 @@ def test_v2_reads_usage(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = str(tmp_path_factory.mktemp("group"))
     group = GroupV2.__new__(GroupV2)
     group._path = path
+    group._cpu_before_ns = 0
     figures = {
         "cpu.stat": "usage_usec 1234\nuser_usec 1000\n",
         "memory.events": "low 0\noom 3\noom_kill 2\n",

@@ -81,6 +81,9 @@ class BoxSpec:
     workspace: tuple[str, ...] = ()
     overlays: tuple[Overlay, ...] = ()
     binds: tuple[Bind, ...] = ()
+    interpreter: str = ""
+    """Which interpreter the first program is for; a driver that keeps boxes ready takes one with
+    that interpreter started.  A hint: results are the same without."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +131,19 @@ class Exit:
     usage: Usage = Usage()
     warnings: tuple[str, ...] = ()
     """What this host did not enforce, in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warm:
+    """An interpreter to keep ready.  `argv` is how a program is run by it, up to the program's own
+    arguments; `env` the variables every program has; `modules` what to import ahead; `count` how
+    many boxes wait.  Programs whose command line begins otherwise are not run by it."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    modules: tuple[str, ...] = ()
+    count: int = 4
 
 
 class Egress(Protocol):

@@ -10,20 +10,32 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from era.errors import InternalError, UnavailableError
+from era.errors import EraError, InternalError, UnavailableError
 from era.models import Network
 from era.sandbox import policy
-from era.sandbox.base import Box, BoxSpec, Egress, Exit, OutputSink, Program, RootImage
+from era.sandbox.base import (
+    Box,
+    BoxSpec,
+    Egress,
+    Exit,
+    Limits,
+    OutputSink,
+    Program,
+    RootImage,
+    Warm,
+)
 from era.sandbox.namespaces import filter as seccomp
 from era.sandbox.namespaces.cgroups.base import Cgroups, Group
+from era.sandbox.namespaces.memfile import sealed
+from era.sandbox.namespaces.pool import Pool, Prepared
 from era.sandbox.namespaces.run import Run
 from era.sandbox.namespaces.spawn import Launcher, LauncherLost
-from era.sandbox.plan import BindMount, Foundation, Plan, Start
+from era.sandbox.plan import BindMount, Foundation, Plan, Start, encode
 
 BOX_UID: Final = 1_879_048_192 + 1000
 """The host's id of every box's user when the service is root: far above the ranges that
@@ -67,12 +79,20 @@ class NamespacesDriver:
     """Keeps `Driver` on Linux namespaces.
 
     `egress` serves the sockets of boxes that may reach something; None refuses such boxes.
+    `warm` names interpreters to keep boxes ready for; those boxes have `limits`.
     """
 
     tier = "namespaces"
 
     def __init__(
-        self, place: Place, image: RootImage, cgroups: Cgroups, egress: Egress | None = None
+        self,
+        place: Place,
+        image: RootImage,
+        cgroups: Cgroups,
+        egress: Egress | None = None,
+        *,
+        warm: Sequence[Warm] = (),
+        limits: Limits | None = None,
     ) -> None:
         self._place = place
         self._cgroups = cgroups
@@ -85,6 +105,14 @@ class NamespacesDriver:
         self._opened: dict[int, asyncio.Future[int]] = {}
         self._closed: dict[int, asyncio.Future[None]] = {}
         self._runs: dict[int, Run] = {}
+        self._ready_spec = BoxSpec(limits=limits or Limits())
+        self._pool = Pool(
+            warm,
+            make=self._make_ready,
+            discard=self._discard,
+            start=self._start_interpreter,
+            dismiss=self._dismiss_interpreter,
+        )
 
     @property
     def unenforced(self) -> tuple[str, ...]:
@@ -105,9 +133,12 @@ class NamespacesDriver:
     async def start(self) -> None:
         """See `Driver`."""
         await self._ensure_launcher()
+        self._pool.open()
 
     async def close(self) -> None:
         """See `Driver`."""
+        if self._launcher is not None and self._launcher.alive:
+            await self._pool.close()
         if self._launcher is not None:
             await self._launcher.close()
             self._fail_everything()
@@ -123,14 +154,111 @@ class NamespacesDriver:
         if _egress_wanted(spec) and self._egress is None:
             raise UnavailableError(message=f"network policy {spec.network} is not available here")
         launcher = await self._ensure_launcher()
-        number = next(self._numbers)
-        workspace_fd = await self._open_box(launcher, number, spec)
-        box = _NamespacesBox(self, launcher, number, spec, workspace_fd)
+        prepared = self._take(spec)
+        if prepared is None:
+            number = next(self._numbers)
+            workspace_fd = await self._open_box(launcher, number, spec)
+        else:
+            number, workspace_fd = prepared.number, prepared.workspace_fd
+        box = _NamespacesBox(self, launcher, number, spec, workspace_fd, prepared)
         try:
             yield box
         finally:
+            if box.prepared is not None:
+                await asyncio.shield(self.end_unused(box.prepared))
             os.close(workspace_fd)
             await asyncio.shield(self._close_box(launcher, number))
+
+    # -- boxes made ahead --
+
+    def _take(self, spec: BoxSpec) -> Prepared | None:
+        ready = self._ready_spec.limits
+        if _egress_wanted(spec) or replace(spec.limits, cpus=ready.cpus) != ready:
+            return None
+        return self._pool.take(spec.interpreter)
+
+    async def _make_ready(self, interpreter: str) -> Prepared | None:
+        """A box with a fork of `interpreter` at its gate, or None when it could not be made."""
+        try:
+            launcher = await self._ensure_launcher()
+            number = next(self._numbers)
+            workspace_fd = await self._open_box(launcher, number, self._ready_spec)
+        except EraError:
+            return None
+        group: Group | None = None
+        try:
+            group = self._create_group(number, self._ready_spec)
+            run = Run(number, group, launcher, None, Network.OFFLINE)
+            prepared = Prepared(number=number, workspace_fd=workspace_fd, group=group, run=run)
+            self._runs[number] = run
+            plan = policy.plan(self._ready_spec, egress=False)
+            run.prepare(number, plan, interpreter=interpreter)
+            await run.ready
+            if not run.exited.done():
+                return prepared
+            await self._discard(prepared)
+        except EraError:
+            if group is not None:
+                group.remove()
+            os.close(workspace_fd)
+            await self._close_box(launcher, number)
+        return None
+
+    async def end_unused(self, prepared: Prepared) -> None:
+        """End the process tree of a box that was made ahead and not used."""
+        await prepared.run.finish()
+        prepared.group.remove()
+
+    async def _discard(self, prepared: Prepared) -> None:
+        await self.end_unused(prepared)
+        os.close(prepared.workspace_fd)
+        if self._launcher is not None:
+            await self._close_box(self._launcher, prepared.number)
+
+    def _start_interpreter(self, warm: Warm, name: str) -> None:
+        if self._launcher is None:
+            raise LauncherLost()
+        message: dict[str, Any] = {"request": "interpreter", "name": name, "argv": warm.argv}
+        message |= {"env": dict(warm.env), "modules": warm.modules}
+        fd = sealed("era-foundation", encode(self._foundation))
+        try:
+            self._launcher.send(message, [fd])
+        finally:
+            os.close(fd)
+
+    def _dismiss_interpreter(self, name: str) -> None:
+        if self._launcher is not None:
+            with suppress(LauncherLost):
+                self._launcher.send({"request": "dismiss", "name": name})
+
+    async def run_prepared(
+        self,
+        prepared: Prepared,
+        spec: BoxSpec,
+        program: Program,
+        sink: OutputSink | None,
+        stop: asyncio.Event,
+    ) -> Exit:
+        """One program in a box that was made ahead."""
+        plan, start = self.plan(spec, program)
+        async with AsyncExitStack() as stack:
+            stack.callback(prepared.group.remove)
+            run = prepared.run
+            stack.push_async_callback(run.finish)
+            if spec.limits != self._ready_spec.limits:
+                prepared.group.adjust(spec.limits)
+            late = _late_mounts(plan)
+            if late is not None:
+                run.attach(prepared.number, late)
+                await run.attached
+            prepared.group.mark()
+            run.go(program, start, sink)
+            await run.until_end(stop)
+            return await run.result(self.unenforced)
+
+    def fits(self, spec: BoxSpec, program: Program) -> bool:
+        """Whether a box made ahead for `spec` runs `program` as its command line says."""
+        return self._pool.fits(spec.interpreter, program)
 
     async def _open_box(self, launcher: Launcher, number: int, spec: BoxSpec) -> int:
         opened: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -195,6 +323,12 @@ class NamespacesDriver:
             run = self._runs.pop(message["run"], None)
             if run is not None:
                 run.box_exited(message["cpu_ns"])
+        elif event == "attached":
+            run = self._runs.get(message["run"])
+            if run is not None and not run.attached.done():
+                run.attached.set_result(None)
+        elif event == "interpreter":
+            self._pool.interpreter_changed(message["name"], up=message["up"])
         elif event == "refused":
             self._refused(message)
 
@@ -208,6 +342,11 @@ class NamespacesDriver:
             opened = self._opened.pop(message["box"], None)
             if opened is not None and not opened.done():
                 opened.set_exception(UnavailableError("storage_full"))
+        elif message["request"] == "attach":
+            run = self._runs.get(message["run"])
+            if run is not None:
+                run.failed("mounts", message["errno"])
+                run.kill()
         elif message["request"] == "prepare":
             run = self._runs.pop(message["run"], None)
             if run is not None:
@@ -250,6 +389,16 @@ def _egress_wanted(spec: BoxSpec) -> bool:
     return spec.network is not Network.OFFLINE
 
 
+def _late_mounts(plan: Plan) -> Plan | None:
+    """What of `plan` a box made ahead does not have yet."""
+    scratch = tuple(
+        mount for mount in plan.scratch if mount.lowers or mount.name.startswith("scratch")
+    )
+    if not scratch and not plan.binds:
+        return None
+    return Plan(scratch=scratch, binds=plan.binds)
+
+
 class _NamespacesBox:
     """Keeps `Box`."""
 
@@ -260,7 +409,9 @@ class _NamespacesBox:
         number: int,
         spec: BoxSpec,
         workspace_fd: int,
+        prepared: Prepared | None,
     ) -> None:
+        self.prepared = prepared
         self._driver = driver
         self._launcher = launcher
         self._number = number
@@ -272,7 +423,14 @@ class _NamespacesBox:
     async def run(self, program: Program, sink: OutputSink | None = None) -> Exit:
         """See `Box`."""
         self._stop = asyncio.Event()
+        prepared, self.prepared = self.prepared, None
         try:
+            if prepared is not None:
+                if self._driver.fits(self._spec, program):
+                    return await self._driver.run_prepared(
+                        prepared, self._spec, program, sink, self._stop
+                    )
+                await self._driver.end_unused(prepared)
             return await self._driver.run(
                 self._launcher, self._number, self._spec, program, sink, self._stop
             )

@@ -148,6 +148,15 @@ class Run:
             self._stdin.release_reader()
             self._start.release_reader()
 
+    def attach(self, box: int, plan: Plan) -> None:
+        """Ask for the mounts of `plan` in the waiting tree; `attached` is done once they are there."""
+        fd = sealed("era-plan", encode(plan))
+        try:
+            message = {"request": "attach", "box": box, "run": self.number}
+            self._launcher.send(message, [fd])
+        finally:
+            os.close(fd)
+
     def _pipe(self) -> int:
         read, write = os.pipe2(os.O_CLOEXEC)
         self._read_ends.append(read)
@@ -178,7 +187,8 @@ class Run:
         if event == "egress":
             self._serve_egress(fds)
         elif event == "ready":
-            self.ready.set_result(None)
+            if not self.ready.done():
+                self.ready.set_result(None)
         elif event == "started":
             self._started.set_result(message["at_ns"])
         elif event == "ended":
@@ -206,7 +216,7 @@ class Run:
         self._loop.remove_reader(self.group.oom_fd)
         if not self._oom.done():
             self._oom.set_result(None)
-        self._kill()
+        self.kill()
 
     # -- the end --
 
@@ -239,19 +249,20 @@ class Run:
             self._channels[0].say(_STOP)
             await _first({self.exited}, self._program.grace_seconds)
             if not self.exited.done():
-                self._kill()
+                self.kill()
                 await self.exited
         finally:
             stopping.cancel()
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """End every process of the tree, now."""
         with suppress(LauncherLost):
             self._launcher.send({"request": "kill", "run": self.number})
 
     async def finish(self) -> None:
         """Make sure the box is dead and let go of everything; also after a cancelled task."""
         if not self.exited.done():
-            self._kill()
+            self.kill()
             await asyncio.shield(self.exited)
         for pump in self._pumps:
             pump.close()

@@ -30,6 +30,12 @@ class Group(Protocol):
         """Readable once the memory limit was hit, where the kernel does not kill the whole group
         itself; else None."""
 
+    def adjust(self, limits: Limits) -> None:
+        """Other limits from now on; raises OSError when the kernel refuses."""
+
+    def mark(self) -> None:
+        """Count usage from here: what made the box ahead of its program is not the program's."""
+
     def read(self) -> Reading:
         """Current figures; exact once every process of the group is dead."""
 

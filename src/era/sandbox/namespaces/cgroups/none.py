@@ -12,6 +12,12 @@ class NoGroup:
     join_fds: tuple[int, ...] = ()
     oom_fd: int | None = None
 
+    def adjust(self, limits: Limits) -> None:
+        """Nothing is bounded."""
+
+    def mark(self) -> None:
+        """Nothing is counted."""
+
     def read(self) -> Reading:
         """Nothing is known."""
         return Reading()

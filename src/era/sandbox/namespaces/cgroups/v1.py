@@ -59,7 +59,7 @@ class GroupV1:
         try:
             for path in dict.fromkeys(paths.values()):
                 os.mkdir(path, 0o755)
-            self._limit(limits)
+            self.adjust(limits)
             self.oom_fd = self._watch_oom()
             self.join_fds = tuple(
                 os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
@@ -69,7 +69,8 @@ class GroupV1:
             self.remove()
             raise
 
-    def _limit(self, limits: Limits) -> None:
+    def adjust(self, limits: Limits) -> None:
+        """See `Group`."""
         memory = self._paths["memory"]
         write(f"{memory}/memory.limit_in_bytes", str(limits.memory_bytes))
         with suppress(OSError):  # absent on kernels without swap accounting
@@ -93,6 +94,11 @@ class GroupV1:
         finally:
             os.close(control)
         return event
+
+    def mark(self) -> None:
+        """See `Group`.  Writing 0 resets both figures (memory.rst, cpuacct.rst)."""
+        write(f"{self._paths['cpuacct']}/cpuacct.usage", "0")
+        write(f"{self._paths['memory']}/memory.max_usage_in_bytes", "0")
 
     def read(self) -> Reading:
         """See `Group`."""

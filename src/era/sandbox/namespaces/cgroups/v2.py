@@ -7,6 +7,7 @@ moves itself into a leaf of its own before it gives controllers to the groups be
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Final
 
 from era.sandbox.base import Limits
@@ -33,24 +34,38 @@ class GroupV2:
     def __init__(self, path: str, limits: Limits) -> None:
         self._path = path
         self.join_fds: tuple[int, ...] = ()
+        self._cpu_before_ns = 0
         os.mkdir(path, 0o755)
         try:
-            write(f"{path}/memory.max", str(limits.memory_bytes))
-            if os.path.exists(f"{path}/memory.swap.max"):
-                write(f"{path}/memory.swap.max", "0")
             write(f"{path}/memory.oom.group", "1")
-            write(f"{path}/pids.max", str(limits.pids))
-            write(f"{path}/cpu.max", f"{int(limits.cpus * _PERIOD_US)} {_PERIOD_US}")
+            self.adjust(limits)
             self.join_fds = (os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC),)
         except OSError:
             self.remove()
             raise
 
+    def adjust(self, limits: Limits) -> None:
+        """See `Group`."""
+        write(f"{self._path}/memory.max", str(limits.memory_bytes))
+        if os.path.exists(f"{self._path}/memory.swap.max"):
+            write(f"{self._path}/memory.swap.max", "0")
+        write(f"{self._path}/pids.max", str(limits.pids))
+        write(f"{self._path}/cpu.max", f"{int(limits.cpus * _PERIOD_US)} {_PERIOD_US}")
+
+    def mark(self) -> None:
+        """See `Group`.  The peak can be reset since Linux 6.12; before, it includes the making."""
+        self._cpu_before_ns = self._cpu_ns()
+        with suppress(OSError):
+            write(f"{self._path}/memory.peak", "0")
+
+    def _cpu_ns(self) -> int:
+        return _field(read(f"{self._path}/cpu.stat"), "usage_usec") * 1000
+
     def read(self) -> Reading:
         """See `Group`."""
         peak = f"{self._path}/memory.peak"  # since Linux 5.19
         return Reading(
-            cpu_ns=_field(read(f"{self._path}/cpu.stat"), "usage_usec") * 1000,
+            cpu_ns=self._cpu_ns() - self._cpu_before_ns,
             peak_memory_bytes=int(read(peak)) if os.path.exists(peak) else None,
             oom_kills=_field(read(f"{self._path}/memory.events"), "oom_kill"),
         )

@@ -10,16 +10,18 @@ Standard library only.  It parses only what the server sends; boxes have no way 
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import select
 import signal
 import socket
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 from era.sandbox.namespaces.child import box as boxes
-from era.sandbox.namespaces.child import mounts, wire
+from era.sandbox.namespaces.child import mounts, standby, wire
 from era.sandbox.namespaces.child import syscalls as sys
 from era.sandbox.namespaces.child.idmap import IdMaps
 from era.sandbox.namespaces.child.scratch import Scratch, Space
@@ -36,6 +38,17 @@ class _OpenBox:
         self.runs = 0
 
 
+class _Interpreter:
+    """A Python that stands ready (`standby.py`), and its forks: run -> pidfd of process 1."""
+
+    def __init__(self, name: str, sock: socket.socket, pid: int) -> None:
+        self.name = name
+        self.socket = sock
+        self.pid = pid
+        self.standing = False
+        self.runs: dict[int, int] = {}
+
+
 class Launcher:
     """Serves the server's requests one after the other; every request is short."""
 
@@ -50,6 +63,8 @@ class Launcher:
         self._boxes: dict[int, _OpenBox] = {}
         self._runs: dict[int, tuple[int, int]] = {}  # pidfd -> (run id, pid)
         self._cleaning: dict[int, tuple[int, _OpenBox, int]] = {}  # pidfd -> (box id, box, pid)
+        self._interpreters: dict[int, _Interpreter] = {}  # descriptor of its socket -> it
+        self._own_mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(control.fileno(), select.POLLIN)
@@ -59,6 +74,9 @@ class Launcher:
         wire.send(self._control, {"event": "ready"})
         while True:
             for fd, _events in self._poll.poll():
+                if fd in self._interpreters:
+                    self._interpreter_says(self._interpreters[fd])
+                    continue
                 if fd != self._control.fileno():
                     self._child_ended(fd)
                     continue
@@ -78,8 +96,14 @@ class Launcher:
                 self._open(message)
             elif request == "prepare":
                 self._prepare(message, fds)
+            elif request == "attach":
+                self._attach(message, fds)
             elif request == "kill":
                 self._kill(message["run"])
+            elif request == "interpreter":
+                self._start_interpreter(message, fds)
+            elif request == "dismiss":
+                self._dismiss(message["name"])
             elif request == "close":
                 self._close(message["box"])
         except OSError as error:
@@ -113,6 +137,13 @@ class Launcher:
             gid=opened.uid if opened.idmap is not None else self._foundation.gid,
             idmap=opened.idmap,
         )
+        interpreter = self._standing(message["interpreter"])
+        if interpreter is not None:
+            request = {"run": message["run"], "seat": asdict(seat)}
+            extra = [] if seat.idmap is None else [seat.idmap]
+            wire.send(interpreter.socket, request, [*fds, *extra])
+            interpreter.runs[message["run"]] = -1
+            return
         # The next child, and it alone, is process 1 of a new pid namespace; then back to our own,
         # or the following unshare would be refused (unshare(2)).
         sys.unshare(sys.CLONE_NEWPID)
@@ -127,6 +158,98 @@ class Launcher:
         self._runs[pidfd] = (message["run"], pid)
         self._poll.register(pidfd, select.POLLIN)
 
+    def _standing(self, name: str) -> _Interpreter | None:
+        if not name:
+            return None
+        for interpreter in self._interpreters.values():
+            if interpreter.name == name and interpreter.standing:
+                return interpreter
+        raise OSError(errno.ESRCH, f"no {name} stands ready")
+
+    def _attach(self, message: dict[str, Any], fds: list[int]) -> None:
+        """Add mounts to a box that waits at the gate, from outside: it has no right to do so itself."""
+        opened = self._boxes[message["box"]]
+        plan = decode_plan(wire.read_all(fds[0]))
+        for scratch in plan.scratch:
+            self._scratch.add(opened.space, scratch.name, 0o755)
+        opened.runs += 1
+        made = mounts.detach(self._foundation, plan, opened.space.path, opened.runs, opened.idmap)
+        sys.setns(self._pidfd(message["run"]), sys.CLONE_NEWNS)
+        try:
+            mounts.attach(made)
+        finally:
+            sys.setns(self._own_mounts, sys.CLONE_NEWNS)
+        wire.send(self._control, {"event": "attached", "run": message["run"]})
+
+    def _pidfd(self, run: int) -> int:
+        for pidfd, (number, _pid) in self._runs.items():
+            if number == run:
+                return pidfd
+        for interpreter in self._interpreters.values():
+            if interpreter.runs.get(run, -1) >= 0:
+                return interpreter.runs[run]
+        raise OSError(errno.ESRCH, "no such run")
+
+    def _start_interpreter(self, message: dict[str, Any], fds: list[int]) -> None:
+        """Start a Python that stands ready; `interpreter` events say when it does and when it ends."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _become_interpreter(self._foundation, message, theirs.fileno())
+            finally:
+                os._exit(1)
+        theirs.close()
+        wire.send(ours, {"modules": message["modules"]}, fds)
+        self._interpreters[ours.fileno()] = _Interpreter(message["name"], ours, pid)
+        self._poll.register(ours.fileno(), select.POLLIN)
+
+    def _dismiss(self, name: str) -> None:
+        """No more forks of the interpreter `name`; it ends once its last box has ended."""
+        for interpreter in self._interpreters.values():
+            if interpreter.name == name:
+                interpreter.name = ""
+                self._end_if_idle(interpreter)
+
+    def _end_if_idle(self, interpreter: _Interpreter) -> None:
+        if not interpreter.name and not interpreter.runs:
+            self._lose(interpreter)
+
+    def _interpreter_says(self, interpreter: _Interpreter) -> None:
+        try:
+            message, fds = wire.receive(interpreter.socket)
+        except OSError:
+            message, fds = None, []
+        if message is None:
+            self._lose(interpreter)
+        elif message["event"] == "standing":
+            interpreter.standing = True
+            wire.send(self._control, {"event": "interpreter", "name": interpreter.name, "up": True})
+        elif message["event"] == "forked":
+            interpreter.runs[message["run"]] = fds[0]
+        elif message["event"] == "exited":
+            pidfd = interpreter.runs.pop(message["run"])
+            if pidfd >= 0:
+                os.close(pidfd)
+            wire.send(self._control, message)
+            self._end_if_idle(interpreter)
+
+    def _lose(self, interpreter: _Interpreter) -> None:
+        """It ended, or is to end; its boxes end with it (their parent-death signal)."""
+        self._poll.unregister(interpreter.socket.fileno())
+        del self._interpreters[interpreter.socket.fileno()]
+        interpreter.socket.close()
+        with suppress(ProcessLookupError):
+            os.kill(interpreter.pid, signal.SIGKILL)
+        os.waitpid(interpreter.pid, 0)
+        for run, pidfd in interpreter.runs.items():
+            if pidfd >= 0:
+                os.close(pidfd)
+            wire.send(self._control, {"event": "exited", "run": run, "cpu_ns": 0})
+        if interpreter.name:
+            gone = {"event": "interpreter", "name": interpreter.name, "up": False}
+            wire.send(self._control, gone)
+
     def _become(self, plan: Plan, seat: boxes.Seat, fds: boxes.BoxFds) -> NoReturn:
         """The child: process 1 of a box, and in the end the program."""
         try:
@@ -135,10 +258,8 @@ class Launcher:
             os._exit(1)
 
     def _kill(self, run: int) -> None:
-        for pidfd, (number, _pid) in self._runs.items():
-            if number == run:
-                with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd(run), signal.SIGKILL)
 
     def _close(self, box: int) -> None:
         opened = self._boxes.pop(box)
@@ -176,6 +297,31 @@ class Launcher:
         if self._idmaps is not None:
             self._idmaps.give_back(opened.uid)
         wire.send(self._control, {"event": "closed", "box": box})
+
+
+def _become_interpreter(
+    foundation: Foundation, message: dict[str, Any], control_fd: int
+) -> NoReturn:
+    """The child that becomes a standing Python.
+
+    It sees the host's files as the launcher does, except that what the boxes' root covers is covered
+    here too: the interpreter must find the same modules that it would find in a box.  Its standard
+    streams are of the kinds that a program's are, since Python looks at them once, at its start.
+    """
+    sys.unshare(sys.CLONE_NEWNS)
+    sys.mount(None, "/", None, sys.MS_REC | sys.MS_SLAVE)
+    mounts.cover_host(foundation)
+    os.dup2(control_fd, standby.CONTROL_FD, inheritable=True)
+    os.dup2(os.memfd_create("stdin", 0), 0)
+    _read, write = os.pipe()
+    os.dup2(write, 1)
+    os.dup2(write, 2)
+    sys.close_range(standby.CONTROL_FD + 1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    hook = os.path.join(os.path.dirname(os.path.abspath(__file__)), "hook")
+    env = {"PYTHONPATH": hook, **message["env"], standby.PAD: "x" * standby.PAD_BYTES}
+    os.execve(message["argv"][0], message["argv"], env)
 
 
 def _usable_idmaps(foundation: Foundation) -> IdMaps | None:
@@ -239,7 +385,8 @@ def _make_ready(foundation: Foundation) -> None:
     mounts.build_base(foundation)
     kind = "mode=700,size=1m"
     sys.mount("era-spaces", foundation.scratch_dir, "tmpfs", sys.MS_NOSUID | sys.MS_NODEV, kind)
-    sys.mount(None, foundation.scratch_dir, None, sys.MS_PRIVATE)
+    # Scratch spaces come and go after an interpreter has started: it must see them too.
+    sys.mount(None, foundation.scratch_dir, None, sys.MS_SHARED)
 
 
 def main(control_fd: int) -> NoReturn:

@@ -53,21 +53,26 @@ def _mount_point(base: str, target: str, *, directory: bool) -> str:
     return path
 
 
-def _bind(base: str, bind: BindMount, idmap: int | None = None) -> None:
+def _clone(bind: BindMount, idmap: int | None) -> int:
+    """The bind as a detached mount."""
     flags = sys.MOUNT_ATTR_NOSUID
-    if bind.device:
-        flags |= sys.MOUNT_ATTR_NOEXEC
-    else:
-        flags |= sys.MOUNT_ATTR_NODEV
+    flags |= sys.MOUNT_ATTR_NOEXEC if bind.device else sys.MOUNT_ATTR_NODEV
     if not bind.writable:
         flags |= sys.MOUNT_ATTR_RDONLY
-    target = _mount_point(base, bind.target, directory=os.path.isdir(bind.source))
     tree = sys.clone_mount(bind.source, recursive=idmap is None)
     try:
         sys.set_mount_flags(tree, flags, recursive=idmap is None, idmap=idmap)
-        sys.attach_mount(tree, target)
-    finally:
+    except OSError:
         os.close(tree)
+        raise
+    return tree
+
+
+def _attach(mount: int, target: str) -> None:
+    try:
+        sys.attach_mount(mount, target)
+    finally:
+        os.close(mount)
 
 
 def build_base(foundation: Foundation) -> None:
@@ -92,7 +97,17 @@ def build_base(foundation: Foundation) -> None:
     os.close(os.open(base + _EMPTY_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o444))
     os.mkdir(base + _EMPTY_DIR, 0o555)
     for bind in (*device_binds(), *foundation.binds):
-        _bind(base, bind)
+        target = _mount_point(base, bind.target, directory=os.path.isdir(bind.source))
+        _attach(_clone(bind, None), target)
+
+
+def cover_host(foundation: Foundation) -> None:
+    """Cover on the host's own tree what the boxes' root covers below its copy of /usr.  For a process
+    in a mount namespace of its own."""
+    for bind in foundation.binds:
+        if bind.target.startswith("/usr/") and bind.source != bind.target:
+            with suppress(OSError):  # not there on the host: nothing to cover
+                _attach(_clone(bind, None), bind.target)
 
 
 def _open_layer(path: str, idmap: int | None) -> int:
@@ -107,9 +122,9 @@ def _open_layer(path: str, idmap: int | None) -> int:
     return tree
 
 
-def _overlay(base: str, space: str, scratch: ScratchMount, work: str, view: View) -> None:
-    """One overlay.  Layers are named by descriptor (`/proc/self/fd/N`), so no path is too long for
-    the mount options and no character of it needs escaping."""
+def _overlay(space: str, scratch: ScratchMount, work: str, view: View) -> int:
+    """One overlay as a detached mount.  Layers are named by descriptor (`/proc/self/fd/N`), so no
+    path is too long for the mount options and no character of it needs escaping."""
     place = _open_layer(space, view.idmap)  # upper and work must lie on one mount (overlayfs.rst)
     fds = [place]
     try:
@@ -118,29 +133,68 @@ def _overlay(base: str, space: str, scratch: ScratchMount, work: str, view: View
         for lower in scratch.lowers:
             fds.append(_open_layer(lower, view.idmap))
         upper_name, work_name, *lower_names = (f"/proc/self/fd/{fd}" for fd in fds[1:])
-        options = [
-            f"upperdir={upper_name}",
-            f"workdir={work_name}",
-            f"lowerdir={':'.join(lower_names)}",
-            "volatile",
-        ]
-        options += ["userxattr"] if view.rootless else ["redirect_dir=nofollow", "metacopy=off"]
-        target = _mount_point(base, scratch.target, directory=True)
-        sys.mount("era", target, "overlay", _TMPFS_FLAGS, ",".join(options))
+        options: dict[str, str | None] = {
+            "source": "era",
+            "upperdir": upper_name,
+            "workdir": work_name,
+            "lowerdir": ":".join(lower_names),
+            "volatile": None,
+        }
+        if view.rootless:
+            options["userxattr"] = None
+        else:
+            options |= {"redirect_dir": "nofollow", "metacopy": "off"}
+        return sys.new_mount("overlay", options, sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV)
     finally:
         for fd in fds:
             os.close(fd)
 
 
-def _scratch(base: str, space: str, scratch: ScratchMount, serial: int, view: View) -> None:
+def _scratch(space: str, scratch: ScratchMount, serial: int, view: View) -> int:
     if scratch.lowers:
         # A work directory serves one mount only: `volatile` marks it so (overlayfs.rst).
         work = f".work-{serial}-{scratch.name}"
         os.mkdir(f"{space}/{work}", 0o700)
-        _overlay(base, space, scratch, work, view)
-        return
-    upper = f"{space}/{scratch.name}"
-    _bind(base, BindMount(source=upper, target=scratch.target, writable=True), view.idmap)
+        return _overlay(space, scratch, work, view)
+    source = f"{space}/{scratch.name}"
+    return _clone(BindMount(source=source, target=scratch.target, writable=True), view.idmap)
+
+
+def detach(
+    foundation: Foundation, plan: Plan, space: str, serial: int, idmap: int | None
+) -> list[tuple[str, int]]:
+    """What a plan adds to the base, as detached mounts: (path in the box, descriptor) in order.
+
+    Needs the host's view.  The mount points are made in the base.  `space` is the box's scratch
+    directory, `serial` numbers the runs of the box, `idmap` maps the owner of files on disk to the
+    box's user.
+    """
+    view = View(rootless=foundation.rootless, idmap=idmap)
+    made: list[tuple[str, int]] = []
+    try:
+        for scratch in plan.scratch:
+            _mount_point(foundation.base_dir, scratch.target, directory=True)
+            made.append((scratch.target, _scratch(space, scratch, serial, view)))
+        for bind in plan.binds:
+            directory = os.path.isdir(bind.source)
+            _mount_point(foundation.base_dir, bind.target, directory=directory)
+            made.append((bind.target, _clone(bind, view.idmap)))
+    except OSError:
+        for _target, mount in made:
+            os.close(mount)
+        raise
+    return made
+
+
+def attach(mounts: list[tuple[str, int]], root: str = "") -> None:
+    """Attach what `detach` made, below `root`, in the mount namespace of the caller."""
+    for index, (target, mount) in enumerate(mounts):
+        try:
+            _attach(mount, root + target)
+        except OSError:
+            for _target, rest in mounts[index + 1 :]:
+                os.close(rest)
+            raise
 
 
 def _mask(base: str, path: str) -> None:
@@ -169,20 +223,15 @@ def _read_only(base: str, path: str) -> None:
 def enter(foundation: Foundation, plan: Plan, space: str, serial: int, idmap: int | None) -> None:
     """Give this process (process 1 of a box, fresh mount namespace) the box's root.
 
-    Afterwards nothing of the host is reachable by path.  `space` is the box's scratch directory,
-    `serial` numbers the runs of the box, `idmap` maps the owner of files on disk to the box's user.
+    Afterwards nothing of the host is reachable by path.  Arguments as of `detach`.
     """
-    view = View(rootless=foundation.rootless, idmap=idmap)
     base = foundation.base_dir
     sys.mount(None, "/", None, sys.MS_REC | sys.MS_PRIVATE)
     proc_flags = sys.MS_NOSUID | sys.MS_NODEV | sys.MS_NOEXEC
     sys.mount("proc", f"{base}/proc", "proc", proc_flags, "hidepid=2")
     shm = f"mode=1777,size={plan.shm_bytes},nr_inodes=65536"
     sys.mount("shm", f"{base}/dev/shm", "tmpfs", _TMPFS_FLAGS, shm)
-    for scratch in plan.scratch:
-        _scratch(base, space, scratch, serial, view)
-    for bind in plan.binds:
-        _bind(base, bind, view.idmap)
+    attach(detach(foundation, plan, space, serial, idmap), base)
     for path in plan.masked:
         _mask(base, path)
     for path in plan.read_only:

@@ -24,6 +24,9 @@ _NR: Final = {
 }[_MACHINE if _MACHINE == "aarch64" else "x86_64"]
 _NR_OPEN_TREE: Final = 428
 _NR_MOVE_MOUNT: Final = 429
+_NR_FSOPEN: Final = 430
+_NR_FSCONFIG: Final = 431
+_NR_FSMOUNT: Final = 432
 _NR_CLOSE_RANGE: Final = 436
 _NR_MOUNT_SETATTR: Final = 442
 
@@ -44,6 +47,7 @@ MS_BIND: Final = 0x1000
 MS_REC: Final = 0x4000
 MS_PRIVATE: Final = 1 << 18
 MS_SLAVE: Final = 1 << 19
+MS_SHARED: Final = 1 << 20
 MNT_DETACH: Final = 2
 
 MOUNT_ATTR_RDONLY: Final = 0x1
@@ -57,6 +61,10 @@ _AT_RECURSIVE: Final = 0x8000
 _AT_EMPTY_PATH: Final = 0x1000
 _AT_FDCWD: Final = -100
 _MOVE_MOUNT_F_EMPTY_PATH: Final = 4
+_FSCONFIG_SET_FLAG: Final = 0
+_FSCONFIG_SET_STRING: Final = 1
+_FSCONFIG_CMD_CREATE: Final = 6
+_CLOEXEC: Final = 1
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4
@@ -157,6 +165,22 @@ def attach_mount(fd: int, target: str) -> None:
         _syscall(_NR_MOVE_MOUNT, fd, b"", _AT_FDCWD, _path(target), _MOVE_MOUNT_F_EMPTY_PATH),
         f"move_mount {target}",
     )
+
+
+def new_mount(kind: str, options: dict[str, str | None], attributes: int) -> int:
+    """fsopen(2), fsconfig(2), fsmount(2): a new file system as a detached mount, by descriptor.
+    An option without a value is None; a value has at most 255 bytes."""
+    context = _check(_syscall(_NR_FSOPEN, _path(kind), _CLOEXEC), f"fsopen {kind}")
+    try:
+        for key, value in options.items():
+            command = _FSCONFIG_SET_FLAG if value is None else _FSCONFIG_SET_STRING
+            result = _syscall(_NR_FSCONFIG, context, command, _path(key), _path(value), 0)
+            _check(result, f"fsconfig {kind} {key}")
+        created = _syscall(_NR_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        _check(created, f"fsconfig {kind}")
+        return _check(_syscall(_NR_FSMOUNT, context, _CLOEXEC, attributes), f"fsmount {kind}")
+    finally:
+        os.close(context)
 
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0) -> int:
