@@ -71,6 +71,8 @@ class Tools:
     """npm's own program, to be run by `node`."""
     typescript: str = f"{layout.RUNTIMES}/ts/register.cjs"
     """What node loads first to understand TypeScript."""
+    node_setup: str = f"{layout.RUNTIMES}/ts/setup-scope.cjs"
+    """What node loads first for a setup's package.json to count."""
     go: str = f"{layout.RUNTIMES}/go/bin/go"
     deno: str = f"{layout.BIN}/deno"
     uv: str = f"{layout.BIN}/uv"
@@ -207,7 +209,8 @@ def _node_command(tools: Tools) -> tuple[str, ...]:
 
 
 def _node(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, ...]:
-    return (*_node_command(tools), _in_workspace(entry))
+    setup = ("--require", tools.node_setup) if has_layer else ()
+    return (*_node_command(tools), *setup, _in_workspace(entry))
 
 
 def _typescript(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, ...]:
