@@ -189,6 +189,8 @@ def _environment(language: str | None, *, has_layer: bool) -> dict[str, str]:
     env = environment.base(has_layer=has_layer)
     if language == "deno":
         env["NO_COLOR"] = "1"
+    elif language == "go":
+        env["GOCACHE"] = environment.GO_CACHE
     return env
 
 
