@@ -76,7 +76,8 @@ def prepare(api: Api) -> None:
     api.call("POST", "/api/sessions", id=SESSION, language="python", setup={"pip": ["pandas"]})
     state = api.wait_for_setup(SESSION)
     check("setup", state["setup_status"], "completed", json.dumps(state, indent=1))
-    say(f"  installed: {', '.join(state['setup_result'].get('installed', {}).get('pip', []))}")
+    result = state["setup_result"]
+    say(f"  installed: {', '.join(result['pip_packages'])} in {result['duration_ms']} ms")
 
 
 def analyse(api: Api) -> bytes:

@@ -139,3 +139,11 @@ def test_scripts_are_strict_and_run_from_anywhere(script: Path) -> None:
     assert "\nset -euo pipefail\n" in text
     assert 'dirname "${BASH_SOURCE[0]}"' in text
     assert os.access(script, os.X_OK)
+
+
+@pytest.mark.xdist_group("together")
+def test_groups_share_a_worker(request: pytest.FixtureRequest) -> None:
+    """Servers of one test file are shared; a runner that ignored the groups would start many."""
+    if not getattr(request.config.option, "loadgroup", False):
+        pytest.skip("not run by scripts/test")
+    assert request.node.nodeid.endswith("@together")

@@ -470,6 +470,21 @@ async def test_changes_are_seen_in_the_upper_directory(
 
 
 @pytest.mark.anyio
+async def test_a_later_run_finds_what_an_earlier_one_changed(
+    driver: Driver, tools: BoxTools, lower: str
+) -> None:
+    async with driver.box(BoxSpec(workspace=(lower,))) as box:
+        await output_of(
+            box, shell(tools, "rm -r a d; mkdir d; echo new > d/n; mkfifo p; ln -s b l")
+        )
+        seen = shell(tools, "ls -A . d; cat l; rm p; echo a > a")
+        assert await output_of(box, seen) == ".:\nb\nd\ne\nl\np\n\nd:\nn\nlower b"
+        place(box, "late", b"placed later")
+        assert await output_of(box, shell(tools, "cat a late; ls d")) == "a\nplaced latern\n"
+        assert listing(box.workspace_fd).keys() >= {"a", "late", "d", "d/n", "l"}
+
+
+@pytest.mark.anyio
 async def test_the_topmost_lower_wins(
     driver: Driver, tools: BoxTools, lower: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

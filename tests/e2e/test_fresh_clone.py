@@ -73,40 +73,48 @@ class FirstCommand(LocalServer):
             time.sleep(0.2)
 
 
+@pytest.fixture(scope="module")
+def server(clone: Path) -> Iterator[FirstCommand]:
+    """The README's first command, run in a clone where nothing was installed."""
+    server = FirstCommand(clone)
+    server.start()
+    yield server
+    assert server.stop() == 0
+
+
 def health(url: str) -> Any:
     with urllib.request.urlopen(f"{url}/health") as answer:
         return json.load(answer)
 
 
-def test_the_first_command_installs_and_serves_all_five_languages(clone: Path) -> None:
+def test_the_readme_names_two_commands(clone: Path) -> None:
     assert commands_of_the_readme(clone) == ["scripts/serve", "scripts/test"]
-    server = FirstCommand(clone)
-    server.start()
-    try:
-        assert set(health(server.url)["languages"]) == {
-            "python",
-            "node",
-            "typescript",
-            "go",
-            "deno",
-        }
-        run_all(Api(server.url))
-        assert sites_without_tools(clone)
-    finally:
-        assert server.stop() == 0
 
 
-def sites_without_tools(tree: Path) -> bool:
-    """Whether what was installed to serve is without the tools of the tests."""
-    packages = {path.name for path in tree.glob(".venv/lib/python3*/site-packages/*")}
-    return "fastapi" in packages and not packages & {"pytest", "mypy", "pandas"}
+def test_the_first_command_installs_and_serves_all_five_languages(server: FirstCommand) -> None:
+    five = {"python", "node", "typescript", "go", "deno"}
+    assert set(health(server.url)["languages"]) == five
+    run_all(Api(server.url))
+
+
+def test_serving_needs_no_tools(clone: Path, server: FirstCommand) -> None:
+    packages = {path.name for path in clone.glob(".venv/lib/python3*/site-packages/*")}
+    assert "fastapi" in packages
+    assert not packages & {"pytest", "mypy", "pandas"}
+
+
+@pytest.mark.parametrize("command", ["era", "agent"])
+def test_the_program_works_without_tools(clone: Path, server: FirstCommand, command: str) -> None:
+    program = clone / ".venv" / "bin" / command
+    done = subprocess.run([program, "--help"], capture_output=True, text=True, check=True)
+    assert "serve" in done.stdout
 
 
 def test_the_default_address_is_the_documented_one() -> None:
     assert (VARIABLES["PORT"].default, VARIABLES["ERA_HOST"].default) == (8787, "127.0.0.1")
 
 
-def test_a_second_start_installs_nothing(clone: Path) -> None:
+def test_a_second_start_installs_nothing(clone: Path, server: FirstCommand) -> None:
     before = stamps(clone)
     subprocess.run([clone / "scripts" / "setup"], cwd="/", check=True)
     assert stamps(clone) == before

@@ -40,7 +40,8 @@ _CHUNK: Final = 1 << 16
 
 
 def _copy_tree(source: str, target: str) -> None:
-    """Lay `source` over `target`, as a higher layer lies over a lower one."""
+    """Lay `source` over `target`, as a higher layer lies over a lower one.  Deletions and special
+    files of an upper directory are in the view already."""
     for name in os.listdir(source):
         here, there = os.path.join(source, name), os.path.join(target, name)
         info = os.lstat(here)
@@ -51,7 +52,7 @@ def _copy_tree(source: str, target: str) -> None:
             _copy_tree(here, there)
             os.chmod(there, stat.S_IMODE(info.st_mode))
             os.utime(there, ns=(info.st_atime_ns, info.st_mtime_ns))
-        else:
+        elif stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode):
             _remove(there)
             shutil.copy2(here, there, follow_symlinks=False)
 

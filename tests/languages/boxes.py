@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from era import layout
 from era.languages import environment
 from era.languages.table import Launch, command_launch, launch
 from era.runtimes import Runtimes, discover
-from era.sandbox.base import Box, BoxSpec, Driver, Exit, Limits, Overlay, Program
+from era.sandbox.base import Bind, Box, BoxSpec, Driver, Exit, Limits, Overlay, Program
 from era.sandbox.namespaces.cgroups.detect import detect
 from era.sandbox.namespaces.driver import NamespacesDriver, Place
 
@@ -47,11 +48,17 @@ class Bench:
         return await self.start(started, files=files, env=env, layer=layer, timeout=timeout)
 
     async def shell(
-        self, command: str, *, files: Mapping[str, str] | None = None, layer: str | None = None
+        self,
+        command: str,
+        *,
+        language: str | None = None,
+        files: Mapping[str, str] | None = None,
+        layer: str | None = None,
     ) -> Exit:
         """Run a shell command."""
-        tools = self.runtimes.tools
-        started = command_launch(command, tools=tools, has_layer=layer is not None)
+        started = command_launch(
+            command, tools=self.runtimes.tools, language=language, has_layer=layer is not None
+        )
         return await self.start(started, files=files, layer=layer)
 
     async def start(
@@ -66,7 +73,9 @@ class Bench:
         """Run what `launch` gave in a fresh box."""
         has_layer = layer is not None
         variables, _ = environment.build(started.env, env or {}, {}, has_layer=has_layer)
-        spec = BoxSpec(limits=LIMITS, overlays=self._overlays(started, layer))
+        binds = (Bind(source=layer, target=layout.LAYER),) if layer else ()
+        overlays = self._overlays(started, layer)
+        spec = BoxSpec(limits=LIMITS, overlays=overlays, binds=binds)
         async with self.driver.box(spec) as box:
             texts = {name: text.encode() for name, text in (files or {}).items()}
             place(box, {**texts, **started.files})
@@ -80,8 +89,6 @@ class Bench:
             overlays.append(Overlay(target=environment.GO_CACHE, lowers=tuple(lowers)))
         if started.uses_deno_cache:
             overlays.append(Overlay(target=environment.DENO_CACHE))
-        if layer:
-            overlays.append(Overlay(target="/opt/era/layer", lowers=(layer,)))
         return tuple(overlays)
 
 

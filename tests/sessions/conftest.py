@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,7 +32,7 @@ mkdir -p "$target"
 for package in "$@"; do
   case "$package" in
     broken) echo "no such package: broken" >&2; exit 7;;
-    slow) echo "downloading slow"; until [ -e "$GATE" ]; do sleep 0.02; done;;
+    slow) printf 'downloading\\rdownloading slow\\n'; until [ -e "$GATE" ]; do sleep 0.02; done;;
   esac
   echo "installing $package"
   echo "VERSION = '$RANDOM$RANDOM-${FLAVOUR:-plain}'" > "$target/$package.py"
@@ -66,9 +67,14 @@ class World:
         await self.sessions.start()
 
     async def restart(self, **changes: object) -> None:
-        """Another server on the same stores, after a kill: what was under way ends nowhere."""
+        """Another server on the same stores, with other limits."""
+        await self.sessions.close(0)
         self.limits = replace(self.limits, **changes)  # type: ignore[arg-type]
         await self.start()
+
+    async def restart_setups(self, **changes: object) -> None:
+        """Another server with other limits of setups."""
+        await self.restart(setups=replace(self.limits.setups, **changes))  # type: ignore[arg-type]
 
     async def create(self, session_id: str = "s", **fields: object) -> SessionView:
         fields = {"language": "python", **fields}
@@ -120,6 +126,13 @@ async def until(condition: Callable[[], Awaitable[bool] | bool]) -> None:
 
 def setup_of(**fields: object) -> SetupSpec:
     return SetupSpec(**fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def gate() -> Iterator[Path]:
+    """A path that programs wait for; outside of /tmp, which boxes have of their own."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        yield Path(directory) / "gate"
 
 
 @pytest.fixture

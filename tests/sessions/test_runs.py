@@ -204,7 +204,6 @@ async def test_output_is_text_and_the_sink_gets_all_of_it(world: World) -> None:
 
 @pytest.mark.parametrize("limit", [5, 6, 7, 8])
 async def test_the_cap_never_splits_a_character(world: World, limit: int) -> None:
-    await world.sessions.close(0)
     await world.restart(runs=replace(world.limits.runs, output_bytes=limit))
     await world.create()
     result = await world.run("print('abc' + '€€€€')")
@@ -286,7 +285,6 @@ async def test_the_entry_file_replaces_no_file_of_the_session(world: World) -> N
 
 
 async def test_over_quota_no_file_is_kept_but_data_is(world: World) -> None:
-    await world.sessions.close(0)
     await world.restart(quota=Quota(total_bytes=100, count=10))
     await world.create()
     result = await world.run(f"open('big', 'w').write('x' * 101)\n{INCREMENT}")
@@ -645,7 +643,6 @@ async def test_after_the_grace_runs_end_without_a_commit(world: World) -> None:
 
 
 async def test_the_queue_of_a_session_is_bounded_on_arrival(world: World, tmp_path: Any) -> None:
-    await world.sessions.close(0)
     await world.restart(queues=replace(world.limits.queues, waiting_per_session=2))
     await world.create()
     gate = str(tmp_path / "gate")
@@ -661,7 +658,6 @@ async def test_the_queue_of_a_session_is_bounded_on_arrival(world: World, tmp_pa
 
 
 async def test_the_whole_server_is_bounded_too(world: World, tmp_path: Any) -> None:
-    await world.sessions.close(0)
     await world.restart(queues=replace(world.limits.queues, concurrent_runs=1, waiting_runs=1))
     gate = str(tmp_path / "gate")
     for name in "abc":

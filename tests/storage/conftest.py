@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -57,18 +57,18 @@ async def records(request: pytest.FixtureRequest) -> AsyncIterator[Records]:
 class Clock:
     """Seconds that pass when told to."""
 
-    def __init__(self, start: Callable[[], float]) -> None:
-        self._start = start
+    def __init__(self) -> None:
         self.ahead = 0.0
+        self.frozen: float | None = None
 
     def __call__(self) -> float:
-        return self._start() + self.ahead
+        return time.time() + self.ahead if self.frozen is None else self.frozen
 
 
 @pytest.fixture
 def clock() -> Clock:
-    """The real time, until `ahead` is set: kernels stamp files with nothing else."""
-    return Clock(time.time)
+    """The real time, until told otherwise: kernels stamp files with nothing else."""
+    return Clock()
 
 
 @pytest.fixture(params=["memory", "local"])

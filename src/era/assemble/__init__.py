@@ -6,6 +6,7 @@ import asyncio
 import os
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -29,8 +30,8 @@ from era.workspace.trees import Trees
 
 __all__ = ["Service", "StartError", "StateDir", "build", "open_driver", "self_test"]
 
-IDLE_SECONDS = 5.0
-"""Between two looks whether the server is idle."""
+IDLE_SECONDS: Final = 10.0
+"""Before work that nobody waits for, and between two looks whether the server is idle."""
 
 _log = structlog.get_logger("era.assemble")
 
@@ -72,12 +73,14 @@ async def build(settings: Settings, port: int) -> Service:
 
 
 async def _warm(go_cache: GoCache, sessions: Sessions) -> None:
-    """Compile Go's standard library: what is common at once, the rest when nothing else is to do."""
+    """Compile Go's standard library when there is nothing else to do; the first Go program does
+    not wait for that."""
     try:
-        await go_cache.warm()
-        while sessions.busy:  # noqa: ASYNC110 - nobody tells when the last run has ended
+        for step in (go_cache.warm, go_cache.finish):
             await asyncio.sleep(IDLE_SECONDS)
-        await go_cache.finish()
+            while sessions.busy:  # noqa: ASYNC110 - nobody tells when the last run has ended
+                await asyncio.sleep(IDLE_SECONDS)
+            await step()
     except EraError as error:
         _log.error("Go's standard library was not compiled ahead", exc_info=error)
 

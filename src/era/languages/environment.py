@@ -58,8 +58,7 @@ _BASE: Final[Mapping[str, str]] = MappingProxyType(
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONNOUSERSITE": "1",
         # Go: nothing is fetched but from the setup's modules; the settings are those the shared
-        # build cache was made with.
-        "GOCACHE": GO_CACHE,
+        # build cache was made with.  Where the box has that cache, GOCACHE says so.
         "GOPROXY": "off",
         "GOSUMDB": "off",
         "GOTOOLCHAIN": "local",

@@ -271,6 +271,7 @@ def _environment(mirrors: Mirrors) -> dict[str, str]:
         "npm_config_cache": f"{INSTALLER_CACHE}/npm",
         "npm_config_update_notifier": "false",
         "NODE_DISABLE_COMPILE_CACHE": "1",
+        "GOCACHE": environment.GO_CACHE,
         "GOBIN": f"{environment.LAYER_GO}/bin",
         "GOFLAGS": "-modcacherw",
         **environment.CERTIFICATES,

@@ -71,6 +71,8 @@ class Tools:
     """npm's own program, to be run by `node`."""
     typescript: str = f"{layout.RUNTIMES}/ts/register.cjs"
     """What node loads first to understand TypeScript."""
+    node_setup: str = f"{layout.RUNTIMES}/ts/setup-scope.cjs"
+    """What node loads first for a setup's package.json to count."""
     go: str = f"{layout.RUNTIMES}/go/bin/go"
     deno: str = f"{layout.BIN}/deno"
     uv: str = f"{layout.BIN}/uv"
@@ -187,6 +189,8 @@ def _environment(language: str | None, *, has_layer: bool) -> dict[str, str]:
     env = environment.base(has_layer=has_layer)
     if language == "deno":
         env["NO_COLOR"] = "1"
+    elif language == "go":
+        env["GOCACHE"] = environment.GO_CACHE
     return env
 
 
@@ -207,7 +211,8 @@ def _node_command(tools: Tools) -> tuple[str, ...]:
 
 
 def _node(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, ...]:
-    return (*_node_command(tools), _in_workspace(entry))
+    setup = ("--require", tools.node_setup) if has_layer else ()
+    return (*_node_command(tools), *setup, _in_workspace(entry))
 
 
 def _typescript(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ class GoCache:
         self._directory = directory
         self._tools = tools
         self._limits = limits or BuildLimits()
-        name = _key(tools)
+        name = cache_key(tools)
         self._stages = tuple(os.path.join(directory, f"{name}.{stage}") for stage in _STAGES)
         self._building = asyncio.Lock()
 
@@ -106,7 +106,7 @@ class GoCache:
         )
         program = Program(
             argv=(self._tools.bash, "-c", _BUILD, "go", self._tools.go, *packages),
-            env=environment.base(has_layer=False),
+            env={**environment.base(has_layer=False), "GOCACHE": environment.GO_CACHE},
             timeout_seconds=self._limits.timeout_seconds,
         )
         async with self._driver.box(spec) as box:
@@ -130,7 +130,7 @@ class GoCache:
 _STAGES: Final = ("common", "std")
 
 
-def _key(tools: Tools) -> str:
+def cache_key(tools: Tools) -> str:
     """What the entries of a cache depend on: the toolchain and the settings of every build."""
     env = environment.base(has_layer=False)
     settings = {name: value for name, value in env.items() if name.startswith(("GO", "CGO"))}

@@ -19,6 +19,13 @@ class GoCache(Protocol):
     def lower(self) -> str | None:
         """The directory to lay below a box's own cache; None when there is none (yet)."""
 
+    async def warm(self) -> None:
+        """Make what programs commonly need, unless it is there; waits for one who does already.
+
+        Raises:
+            InternalError: it cannot be made.
+        """
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:

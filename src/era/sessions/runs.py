@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -229,9 +229,18 @@ class Runs:
     async def _snapshot(
         self, record: SessionRecord | None, request: RunRequest, held: ExitStack
     ) -> Snapshot:
+        if (request.language if record is None else record.language) == "go":
+            await self._go_library()
         if record is None:
             return self._snapshots.of_execution(request)
         return await self._snapshots.of_session(record, request, held)
+
+    async def _go_library(self) -> None:
+        """Wait while Go's library is compiled for the first time; no program's clock runs yet."""
+        cache = self._parts.go_cache
+        if cache is not None and cache.lower() is None:
+            with suppress(InternalError):  # the program then compiles what it needs itself
+                await cache.warm()
 
     async def _place(self, box: Box, snapshot: Snapshot) -> None:
         """Lay out what the session does not hold: entry file, data file, files of the request."""

@@ -247,10 +247,10 @@ class Snapshots:
 
 
 def go_overlay(cache: GoCache | None, layer: Attachment) -> tuple[Overlay, ...]:
-    """Go's build cache: what the layer has compiled, over the standard library."""
+    """Go's build cache: what the layer has compiled, over the standard library; at worst empty."""
     shared = cache.lower() if cache is not None else None
     lowers = tuple(path for path in (layer.go_cache, shared) if path is not None)
-    return (Overlay(target=GO_CACHE, lowers=lowers),) if lowers else ()
+    return (Overlay(target=GO_CACHE, lowers=lowers),)
 
 
 def _no_code() -> InputError:

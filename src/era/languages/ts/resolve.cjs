@@ -74,4 +74,4 @@ function openFile(name) {
   };
 }
 
-module.exports = { openFile, resolvePath, scopeOf };
+module.exports = { openFile, packageMember, resolvePath, scopeOf };

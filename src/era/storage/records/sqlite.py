@@ -156,16 +156,24 @@ class SqliteRecords(DatabaseRecords):
         engine = create_engine("sqlite://", creator=self._connect, poolclass=NullPool)
         event.listen(engine, "begin", _begin)
         connection = engine.connect()
-        with _writing(connection).begin():
-            migrate.upgrade(connection)
+        try:
+            with _writing(connection).begin():
+                migrate.upgrade(connection)
+        except BaseException:
+            connection.close()
+            raise
         return engine, connection
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
             self._path, timeout=self._timeout, isolation_level=None, cached_statements=256
         )
-        for pragma in _PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}").close()
+        try:
+            for pragma in _PRAGMAS:
+                connection.execute(f"PRAGMA {pragma}").close()
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
 

@@ -89,7 +89,8 @@ def _entries() -> None:
         sa.Column("target", sa.LargeBinary(), nullable=True),
         sa.Column("content_type", sa.Text(), nullable=True),
         sa.Column("uploaded_at_ms", sa.BigInteger(), nullable=False),
-        sa.CheckConstraint("until > since", name="ck_entries_interval"),
+        # The name is whole: the naming rules of `tables` are not to be applied to it again.
+        sa.CheckConstraint("until > since", name=op.f("ck_entries_interval")),
         _of_session("entries"),
         sa.PrimaryKeyConstraint("key", name="pk_entries"),
     )

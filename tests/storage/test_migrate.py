@@ -1,0 +1,101 @@
+"""The schema: made by steps, equal to the tables, never downgraded."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, inspect, text
+
+from era.errors import InternalError
+from era.storage.records import migrate
+from era.storage.records.sqlite import SqliteRecords
+from era.storage.records.tables import metadata
+
+
+def test_the_steps_make_exactly_the_tables(database: str) -> None:
+    engine = create_engine(f"sqlite:///{database}")
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+        plain = create_engine("sqlite://")
+        with plain.connect() as other:
+            metadata.create_all(other)
+            for table in metadata.tables:
+                assert shape(connection, table) == shape(other, table)
+        plain.dispose()
+    engine.dispose()
+
+
+def shape(connection: Connection, table: str) -> object:
+    """The table as SQLite keeps it: columns, conditions of indexes, keys, in no order."""
+    found = inspect(connection)
+    indexes = text("SELECT sql FROM sqlite_master WHERE type = 'index' AND tbl_name = :table")
+    return (
+        sorted(str(sql) for sql in connection.execute(indexes, {"table": table}).scalars()),
+        sorted(map(str, found.get_foreign_keys(table))),
+        sorted(map(str, found.get_check_constraints(table))),
+        sorted(map(str, found.get_unique_constraints(table))),
+        [str(column) for column in found.get_columns(table)],
+    )
+
+
+def test_the_known_schema_is_the_newest_step() -> None:
+    config = Config()
+    config.set_main_option("script_location", "era.storage.records:migrations")
+    assert ScriptDirectory.from_config(config).get_heads() == [migrate.SCHEMA]
+
+
+def test_a_newer_schema_is_refused_and_left_alone(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    before = Path(database).read_bytes()
+    with pytest.raises(InternalError, match="newer") as caught:
+        SqliteRecords(database)
+    assert not caplog.records
+    assert "9999" in caught.value.text
+    assert str(Path(database).parent) not in caught.value.text
+    assert Path(database).read_bytes() == before
+
+
+def test_two_programs_may_make_one_database_at_once(tmp_path: Path) -> None:
+    program = (
+        "import sys, asyncio\n"
+        "from era.storage.records.sqlite import SqliteRecords\n"
+        "async def main():\n"
+        "    await SqliteRecords(sys.argv[1]).close()\n"
+        "asyncio.run(main())\n"
+    )
+    path = str(tmp_path / "era.db")
+    started = [subprocess.Popen([sys.executable, "-c", program, path]) for _ in range(2)]
+    assert [process.wait() for process in started] == [0, 0]
+
+    async def reopen() -> None:
+        keeper = SqliteRecords(path)
+        await keeper.check()
+        await keeper.close()
+
+    anyio.run(reopen)
+
+
+def test_opening_a_current_database_loads_nothing_of_alembic(database: str) -> None:
+    program = (
+        "import sys, asyncio\n"
+        "from era.storage.records.sqlite import SqliteRecords\n"
+        "async def main():\n"
+        "    await SqliteRecords(sys.argv[1]).close()\n"
+        "asyncio.run(main())\n"
+        "sys.exit('alembic' in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, database], check=True)
