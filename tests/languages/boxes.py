@@ -11,7 +11,7 @@ from era import layout
 from era.languages import environment
 from era.languages.table import Launch, command_launch, launch
 from era.runtimes import Runtimes, discover
-from era.sandbox.base import Bind, Box, BoxSpec, Driver, Exit, Limits, Overlay, Program
+from era.sandbox.base import Bind, Box, BoxSpec, Driver, Egress, Exit, Limits, Overlay, Program
 from era.sandbox.namespaces.cgroups.detect import detect
 from era.sandbox.namespaces.driver import NamespacesDriver, Place
 
@@ -116,7 +116,7 @@ def own(box: Box, path: str) -> None:
 
 
 @asynccontextmanager
-async def bench(directory: str, path: str) -> AsyncIterator[Bench]:
+async def bench(directory: str, path: str, egress: Egress | None = None) -> AsyncIterator[Bench]:
     """A namespaces driver below `directory` whose boxes show what `discover` finds."""
     for name in ("base", "scratch", "runtimes"):
         os.makedirs(os.path.join(directory, name), exist_ok=True)
@@ -130,6 +130,7 @@ async def bench(directory: str, path: str) -> AsyncIterator[Bench]:
         ),
         runtimes.image,
         detect(),
+        egress,
     )
     await driver.start()
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import os
 import tempfile
 from collections.abc import AsyncIterator
@@ -23,12 +25,23 @@ async def box_bench(anyio_backend: str) -> AsyncIterator[Bench]:
 
 
 @pytest.fixture(scope="session")
-async def go_bench(box_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """A bench with Go's common packages compiled, as the service does at its start."""
-    directory = tmp_path_factory.mktemp("go-cache")
+async def go_cache(box_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Go's common packages, compiled by the first test process that asks."""
+    directory = tmp_path_factory.getbasetemp().parent / "era-go-cache"
+    directory.mkdir(exist_ok=True)
     cache = GoCache(box_bench.driver, str(directory), box_bench.runtimes.tools)
-    await cache.warm()
-    return replace(box_bench, go_cache=cache.lower())
+    with open(directory.parent / "era-go-cache.lock", "w") as lock:
+        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+        await cache.warm()
+    lower = cache.lower()
+    assert lower is not None
+    return lower
+
+
+@pytest.fixture(scope="session")
+def go_bench(box_bench: Bench, go_cache: str) -> Bench:
+    """A bench as the service has it after its start."""
+    return replace(box_bench, go_cache=go_cache)
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ _ETC: Final[dict[str, str]] = {
     "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n",
     # The box's own: egress answers there when the network policy allows it, and offline nothing
     # does, so that a look-up fails at once.
-    "/etc/resolv.conf": "nameserver 127.0.0.1\noptions timeout:10 attempts:2\n",
+    "/etc/resolv.conf": "nameserver 127.0.0.1\noptions timeout:5 attempts:2\n",
     "/etc/protocols": "ip 0 IP\nicmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nipv6-icmp 58 IPv6-ICMP\n",
     "/etc/services": (
         "ftp 21/tcp\nssh 22/tcp\ntelnet 23/tcp\nsmtp 25/tcp\ndomain 53/tcp\ndomain 53/udp\n"
