@@ -190,6 +190,11 @@ class Settings(BaseSettings):
     run_disk_bytes: Size = _var(
         "ERA_RUN_DISK_BYTES", 4 << 30, "What a run may write: workspace, HOME and /tmp together."
     )
+    ready_boxes: Count = _var(
+        "ERA_READY_BOXES",
+        4,
+        "Boxes kept ready for each language that can be; 0 makes all on demand.",
+    )
     session_queue: Count = _var("ERA_SESSION_QUEUE", 16, "Runs that may wait in one session.")
     max_concurrent_runs: Positive = Field(
         default_factory=lambda: 2 * (os.cpu_count() or 1),

@@ -109,7 +109,14 @@ async def open_driver(
     stack.callback(broker.close)
     place = arguments.place(state.of("boxes"), runtimes.helper_python)
     gateway = Gateway(broker, arguments.policies(settings, port))
-    driver = NamespacesDriver(place, runtimes.image, detect(), gateway)
+    driver = NamespacesDriver(
+        place,
+        runtimes.image,
+        detect(),
+        gateway,
+        warm=arguments.warm(settings, runtimes.tools),
+        limits=arguments.box_limits(settings),
+    )
     stack.push_async_callback(driver.close)
     try:
         await driver.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import time
 from typing import Final
@@ -12,8 +13,11 @@ from era.assemble.statedir import StartError
 from era.config import Settings
 from era.egress.host_addresses import HostAddresses
 from era.egress.policy import AddressRange, EgressPolicy, HostRule
+from era.languages import environment
 from era.languages.packages import Mirrors
+from era.languages.table import PYTHON_AHEAD, PYTHON_ENTRY, Tools
 from era.models import Network
+from era.sandbox.base import Limits, Warm
 from era.sandbox.namespaces.driver import Place
 from era.sandbox.probe import disk_scratch_available
 from era.sessions.settings import QueueLimits, RunLimits, SessionLimits, SetupLimits
@@ -93,6 +97,32 @@ def place(boxes_dir: str, helper_python: str) -> Place:
         images=f"{boxes_dir}/images" if disk_scratch_available() else None,
         helper_python=helper_python,
     )
+
+
+def box_limits(settings: Settings) -> Limits:
+    """The limits of a run that asks for none."""
+    return Limits(
+        memory_bytes=settings.run_memory_mib << 20,
+        cpus=settings.run_cpus,
+        pids=settings.run_pids,
+        disk_bytes=settings.run_disk_bytes,
+    )
+
+
+def warm(settings: Settings, tools: Tools) -> tuple[Warm, ...]:
+    """Interpreters to keep ready.  A standing interpreter is started on the host and must find its
+    files at the same paths as in a box, so it is one that boxes see where the host has it."""
+    here = os.path.realpath(tools.python)
+    if not settings.ready_boxes or settings.runtime_root or not here.startswith("/usr/"):
+        return ()
+    python = Warm(
+        name="python",
+        argv=(tools.python, PYTHON_ENTRY),
+        env=environment.base(has_layer=False),
+        modules=PYTHON_AHEAD,
+        count=settings.ready_boxes,
+    )
+    return (python,)
 
 
 def policies(settings: Settings, port: int) -> dict[Network, EgressPolicy]:

@@ -89,7 +89,8 @@ class Launch:
 
     `env` is the base of its environment, see `environment.build`.  With `uses_go_cache` the shared
     build cache is wanted at `environment.GO_CACHE`, with `uses_deno_cache` deno's modules at
-    `environment.DENO_CACHE`, both copy-on-write.
+    `environment.DENO_CACHE`, both copy-on-write.  `interpreter` names the one that a box may have
+    ready.
     """
 
     argv: tuple[str, ...]
@@ -97,6 +98,22 @@ class Launch:
     env: Mapping[str, str] = field(default_factory=dict)
     uses_go_cache: bool = False
     uses_deno_cache: bool = False
+    interpreter: str = ""
+
+
+PYTHON_ENTRY: Final = f"{layout.WORKSPACE}/{layout.ENTRY_PREFIX}_main.py"
+"""The file that Python code is run from, unless the session has one of that name."""
+PYTHON_AHEAD: Final = tuple(
+    """
+    argparse array ast asyncio base64 bisect calendar collections.abc concurrent.futures contextlib
+    copy csv dataclasses datetime decimal enum fractions functools glob hashlib heapq html
+    importlib.util inspect io itertools json logging math operator os pathlib pickle platform pprint
+    queue random re secrets shlex shutil signal socket statistics string struct subprocess tempfile
+    textwrap threading time traceback types typing unittest urllib.error urllib.parse
+    urllib.request uuid warnings weakref zlib
+    """.split()
+)
+"""What a Python that stands ready has imported: the standard library that programs use most."""
 
 
 def check_available(language: str, tools: Tools) -> None:
@@ -147,6 +164,7 @@ def launch(
         env=_environment(language, has_layer=has_layer),
         uses_go_cache=language == "go",
         uses_deno_cache=language == "deno",
+        interpreter=language,
     )
 
 

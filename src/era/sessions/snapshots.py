@@ -243,6 +243,7 @@ class Snapshots:
             workspace=lowers,
             overlays=overlays,
             binds=layer.binds,
+            interpreter=started.interpreter,
         )
 
 
