@@ -35,20 +35,25 @@ class WatchedServer(LocalServer):
         self.remember()
         return super().stop()
 
-    def left_behind(self) -> list[str]:
-        """What is still there of servers that have ended, once nothing more goes away."""
+    def left_behind(self, *, killed: bool = False) -> list[str]:
+        """What is still there of servers that have ended, once nothing more goes away.
+
+        A killed server leaves empty cgroups, which the next start removes; all else the kernel
+        takes away with it.
+        """
         deadline = time.monotonic() + GONE_SECONDS
-        while (found := list(self._traces())) and time.monotonic() < deadline:
+        while (found := list(self.traces(killed=killed))) and time.monotonic() < deadline:
             time.sleep(0.05)
         return found
 
-    def _traces(self) -> Iterator[str]:
+    def traces(self, *, killed: bool) -> Iterator[str]:
+        """What is there of the servers at this moment."""
         yield from (f"process {process}" for process in self.processes if process.is_running())
         place = str(self.state_dir)
         yield from (f"process {pid} that uses {place}" for pid in users_of(place))
         yield from (f"mount {line}" for line in mounts() if place in line)
         yield from (f"loop device of {file}" for file in loop_files() if file.startswith(place))
-        for process in self.processes:
+        for process in () if killed else self.processes:
             yield from (f"cgroup {path}" for path in cgroups(f"era-{process.pid}-"))
 
 
