@@ -27,6 +27,7 @@ _PROBE: Final = (
     "'shared':bool(sysconfig.get_config_var('Py_ENABLE_SHARED')),"
     "'virtual':sys.prefix!=sys.base_prefix}))"
 )
+_FACTS: Final = {"version", "executable", "prefix", "shared", "virtual"}
 _NAME: Final = re.compile(r"python3(\.\d+)?")
 
 
@@ -118,7 +119,7 @@ def _ask(candidate: str) -> dict[str, Any] | None:
         facts = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return facts if isinstance(facts, dict) else None
+    return facts if isinstance(facts, dict) and facts.keys() >= _FACTS else None
 
 
 def _start_seconds(executable: str) -> float:
