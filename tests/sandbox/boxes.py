@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 from era import layout
-from era.sandbox.base import Bind, BoxSpec, Egress, Program, RootImage
+from era.sandbox.base import Bind, BoxSpec, Egress, Program, RootImage, Warm
 from era.sandbox.namespaces.cgroups.detect import detect
 from era.sandbox.namespaces.driver import NamespacesDriver, Place
-from era.sandbox.plan import Plan
+from era.sandbox.plan import Plan, Start
 
 LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 
@@ -37,6 +37,7 @@ async def namespaces_driver(
     on_disk: bool = True,
     egress: Egress | None = None,
     kind: type[NamespacesDriver] = NamespacesDriver,
+    warm: Sequence[Warm] = (),
 ) -> AsyncIterator[NamespacesDriver]:
     """A driver that works below `directory`; scratch in images on disk or in memory."""
     for name in ("base", "scratch", "images"):
@@ -47,7 +48,7 @@ async def namespaces_driver(
         images=os.path.join(directory, "images") if on_disk else None,
         helper_python="/usr/bin/python3",
     )
-    driver = kind(place, host_image(), detect(), egress)
+    driver = kind(place, host_image(), detect(), egress, warm=warm)
     try:
         await driver.start()
         yield driver
@@ -63,13 +64,14 @@ def unfiltered() -> bytes:
 class Unfiltered(NamespacesDriver):
     """The mirror of the filter: boxes as always, but every system call reaches the kernel."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
         self._foundation = replace(self._foundation, filter=unfiltered().hex())
 
 
 class Unmasked(NamespacesDriver):
     """The mirror of masks and read-only parts: boxes as always, but with all of /proc."""
 
-    def plan(self, spec: BoxSpec, program: Program) -> Plan:
-        return replace(super().plan(spec, program), masked=(), read_only=())
+    def plan(self, spec: BoxSpec, program: Program) -> tuple[Plan, Start]:
+        plan, start = super().plan(spec, program)
+        return replace(plan, masked=(), read_only=()), start
