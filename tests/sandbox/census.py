@@ -145,11 +145,12 @@ def count(driver: NamespacesDriver, directory: str) -> Census:
         mounts=len(_read(f"/proc/{inner.pid}/mountinfo").splitlines()),
         loops=len(loops_naming(directory)),
         groups=len(groups_of(os.getpid())),
-        networks=len({_network(one.pid) for one in (inner, *children)}),
+        networks=len({network_of(one.pid) for one in (inner, *children)}),
     )
 
 
-def _network(pid: int) -> str:
+def network_of(pid: int) -> str:
+    """The network namespace it is in; empty when it is gone."""
     try:
         return os.readlink(f"/proc/{pid}/ns/net")
     except OSError:
