@@ -19,10 +19,11 @@ from era.egress.gateway import Gateway
 from era.egress.policy import Address, EgressPolicy
 from era.languages import environment
 from era.languages.packages import LAYER_GO_CACHE, Mirrors, Step, parse_setup, steps
+from era.languages.table import launch, resolve_launch
 from era.models import Network
 from era.sandbox.base import Bind, Box, BoxSpec, Exit, Overlay, Program
 from tests.fakes.registry import Registry, serving
-from tests.languages.boxes import LIMITS, Bench, bench
+from tests.languages.boxes import LIMITS, Bench, bench, place
 
 pytestmark = pytest.mark.anyio
 
@@ -279,3 +280,48 @@ async def test_a_failure_is_a_failure(
         assert (len(done.ended), ended.exit_code) == (2, 3)
     else:
         assert ended.stderr or ended.stdout
+
+
+async def test_deno_modules_are_fetched_ahead_and_run_offline(
+    online: Bench, registry: Registry, tmp_path: Path
+) -> None:
+    tools = replace(online.runtimes.tools, npm_registry=f"http://{HOST}:{registry.port}/npm/")
+    code = "import g from 'npm:gamma@1.0.0'; import h from './h.ts'; console.log(g.version, h)\n"
+    files = {"h.ts": b"import { version } from 'npm:gamma@1'; export default version"}
+    with_files: dict[str, Any] = {
+        "tools": tools,
+        "taken": files.__contains__,
+        "has_layer": False,
+    }
+    modules = tmp_path / "deno"
+    modules.mkdir()
+    ahead = resolve_launch(code, **with_files)
+    spec = BoxSpec(
+        network=Network.INTERNET,
+        binds=(Bind(source=str(modules), target=environment.DENO_CACHE, writable=True),),
+    )
+    async with online.driver.box(spec) as box:
+        give(box, modules)
+        place(box, {**files, **ahead.files})
+        fetched = await box.run(Program(argv=ahead.argv, env=ahead.env))
+    assert (fetched.exit_code, fetched.stdout) == (0, b"")
+
+    started = launch("deno", code, (), **with_files)
+    overlay = Overlay(target=environment.DENO_CACHE, lowers=(str(modules),))
+    async with online.driver.box(BoxSpec(overlays=(overlay,))) as box:
+        place(box, {**files, **started.files})
+        ended = await box.run(Program(argv=started.argv, env=started.env))
+    assert (ended.exit_code, ended.stdout, ended.stderr) == (0, b"1.0.0 1.0.0\n", b"")
+
+
+async def test_deno_tells_what_it_could_not_fetch(online: Bench, registry: Registry) -> None:
+    tools = replace(online.runtimes.tools, npm_registry=f"http://{HOST}:{registry.port}/npm/")
+    code = "console.log('ran'); import 'npm:nowhere'"
+    ahead = resolve_launch(code, tools=tools, taken=lambda name: False, has_layer=False)
+    spec = BoxSpec(network=Network.INTERNET, overlays=(Overlay(target=environment.DENO_CACHE),))
+    async with online.driver.box(spec) as box:
+        place(box, ahead.files)
+        ended = await box.run(Program(argv=ahead.argv, env=ahead.env))
+    assert ended.exit_code == 1
+    assert b"nowhere" in ended.stderr
+    assert b"ran" not in ended.stdout

@@ -77,6 +77,8 @@ class Tools:
     deno: str = f"{layout.BIN}/deno"
     uv: str = f"{layout.BIN}/uv"
     bash: str = "/bin/bash"
+    npm_registry: str | None = None
+    """The operator's mirror, where deno fetches `npm:` modules and looks for them in its cache."""
     platform: str = ""
     """The machine that compiled parts of packages are for."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -161,7 +163,7 @@ def launch(
         argv=(*_PROGRAMS[language](entry, tools, taken, has_layer), *args),
         # A lone surrogate has no UTF-8: the runtime then says that the file is not text.
         files={entry: code.encode(errors="surrogatepass")},
-        env=_environment(language, has_layer=has_layer),
+        env=_environment(language, tools, has_layer=has_layer),
         uses_go_cache=language == "go",
         uses_deno_cache=language == "deno",
         interpreter=language,
@@ -174,7 +176,7 @@ def command_launch(
     """How to run a shell command in a session or VM of `language`."""
     return Launch(
         argv=(tools.bash, "-c", command),
-        env=_environment(language, has_layer=has_layer),
+        env=_environment(language, tools, has_layer=has_layer),
         uses_go_cache=language == "go",
         uses_deno_cache=language == "deno",
     )
@@ -198,15 +200,17 @@ def resolve_launch(
     return Launch(
         argv=(tools.bash, "-c", scripts.DENO_RESOLVE, "deno", tools.deno, entry, *options),
         files={entry: code.encode(errors="surrogatepass")},
-        env={**_environment("deno", has_layer=has_layer), **environment.CERTIFICATES},
+        env={**_environment("deno", tools, has_layer=has_layer), **environment.CERTIFICATES},
         uses_deno_cache=True,
     )
 
 
-def _environment(language: str | None, *, has_layer: bool) -> dict[str, str]:
+def _environment(language: str | None, tools: Tools, *, has_layer: bool) -> dict[str, str]:
     env = environment.base(has_layer=has_layer)
     if language == "deno":
         env["NO_COLOR"] = "1"
+        if tools.npm_registry:
+            env["NPM_CONFIG_REGISTRY"] = tools.npm_registry
     elif language == "go":
         env["GOCACHE"] = environment.GO_CACHE
     return env
