@@ -135,8 +135,10 @@ def test_whatever_passes_is_no_option_and_no_path(kind: str, parts: list[str]) -
         return
     assert entry.strip()
     assert not entry.strip().startswith(("-", ".", "/", "~"))
-    assert not any(char in entry for char in "\n\r\0`$|&\\")
-    assert "file:" not in entry.partition("https://")[0]
+    before, _, url = entry.partition("https://")
+    assert not any(char in before for char in "\n\r\0`$|&\\")
+    assert not any(char in url for char in "\n\r\0`\\")
+    assert "file:" not in before
     assert " -" not in entry
 
 

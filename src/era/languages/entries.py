@@ -41,7 +41,10 @@ _VERSION: Final = r"(?:===|~=|==|!=|<=|>=|<|>)[ \t]*[A-Za-z0-9.*+!_-]+"
 _VERSIONS: Final = rf"{_VERSION}(?:[ \t]*,[ \t]*{_VERSION})*(?:[ \t]*,)?"
 _QUOTED: Final = r"'[^'\\]*'|\"[^\"\\]*\""
 _MARKER: Final = rf"(?:[ \t]*(?:{_QUOTED}|[a-z_.]+|===|[<>=!~]=|[<>]|[()]))+"
-_URL: Final = r"(?:git\+)?https://[^\s;]+"
+_URL: Final = r"(?:git\+)?https://[A-Za-z0-9._~:/?#\[\]@!$&'()*+,=%^-]+"
+_HOST: Final = re.compile(
+    r"(?:[^@\s]*@)?(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9a-fA-F:.]+\])(?::\d{1,5})?"
+)
 _REQUIREMENT: Final = re.compile(
     rf"(?P<name>{_NAME})[ \t]*"
     rf"(?:\[[ \t]*(?:{_NAME}(?:[ \t]*,[ \t]*{_NAME})*)?[ \t]*\])?[ \t]*"
@@ -68,10 +71,10 @@ def pip_problem(entry: str) -> str | None:
 
 def _url_problem(url: str) -> str | None:
     """Parts of a URL that a program further down could take for an option."""
-    host, _, rest = url.partition("://")[2].partition("/")
-    if not host or host.startswith("-"):
+    after = url.partition("://")[2]
+    if _HOST.fullmatch(re.split(r"[/?#]", after, maxsplit=1)[0]) is None:
         return "must name a host in its URL"
-    if re.search(r"[@#/]-", f"{host}/{rest}"):
+    if re.search(r"[@#/]-", after):
         return "must not hold a part that begins with '-' in its URL"
     return None
 
