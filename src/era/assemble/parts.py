@@ -15,10 +15,11 @@ from era.egress.host_addresses import HostAddresses
 from era.egress.policy import AddressRange, EgressPolicy, HostRule
 from era.languages import environment
 from era.languages.packages import Mirrors
-from era.languages.table import PYTHON_AHEAD, PYTHON_ENTRY, Tools
+from era.languages.table import PYTHON_AHEAD, PYTHON_ENTRY, Tools, ahead_commands
 from era.models import Network
-from era.sandbox.base import Limits, Warm
+from era.sandbox.base import Limits, Readiness, Warm
 from era.sandbox.namespaces.driver import Place
+from era.sandbox.namespaces.pool import ANY
 from era.sandbox.probe import disk_scratch_available
 from era.sessions.settings import QueueLimits, RunLimits, SessionLimits, SetupLimits
 from era.storage.base import Quota
@@ -110,19 +111,29 @@ def box_limits(settings: Settings) -> Limits:
 
 
 def warm(settings: Settings, tools: Tools) -> tuple[Warm, ...]:
-    """Interpreters to keep ready.  A standing interpreter is started on the host and must find its
-    files at the same paths as in a box, so it is one that boxes see where the host has it."""
-    here = os.path.realpath(tools.python)
-    if not settings.ready_boxes or settings.runtime_root or not here.startswith("/usr/"):
+    """What to keep ready: boxes for any program, node waiting in its box, and Python standing."""
+    count = settings.ready_boxes
+    if not count:
         return ()
-    python = Warm(
-        name="python",
-        argv=(tools.python, PYTHON_ENTRY),
-        env=environment.base(has_layer=False),
-        modules=PYTHON_AHEAD,
-        count=settings.ready_boxes,
-    )
-    return (python,)
+    env = environment.base(has_layer=False)
+    kept = [Warm(name=ANY, readiness=Readiness.BOX, count=count)]
+    for name, (argv, ahead) in ahead_commands(tools).items():
+        kept.append(
+            Warm(name=name, readiness=Readiness.AHEAD, argv=argv, ahead=ahead, env=env, count=count)
+        )
+    # A standing interpreter is started on the host and must find its files at the same paths as in
+    # a box, so it is one that boxes see where the host has it.
+    if os.path.realpath(tools.python).startswith("/usr/") and not settings.runtime_root:
+        python = Warm(
+            name="python",
+            readiness=Readiness.STANDING,
+            argv=(tools.python, PYTHON_ENTRY),
+            env=env,
+            modules=PYTHON_AHEAD,
+            count=count,
+        )
+        kept.append(python)
+    return tuple(kept)
 
 
 def policies(settings: Settings, port: int) -> dict[Network, EgressPolicy]:

@@ -71,6 +71,8 @@ class Tools:
     """npm's own program, to be run by `node`."""
     typescript: str = f"{layout.RUNTIMES}/ts/register.cjs"
     """What node loads first to understand TypeScript."""
+    gate: str = f"{layout.RUNTIMES}/ts/gate.cjs"
+    """What node loads last to wait for its program in a box that is made ahead."""
     node_setup: str = f"{layout.RUNTIMES}/ts/setup-scope.cjs"
     """What node loads first for a setup's package.json to count."""
     go: str = f"{layout.RUNTIMES}/go/bin/go"
@@ -239,6 +241,20 @@ def _node(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str
 
 def _typescript(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, ...]:
     return (*_node_command(tools), "--require", tools.typescript, _in_workspace(entry))
+
+
+def ahead_commands(tools: Tools) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """For languages whose interpreter can wait in a box before its program is known: the command
+    line of a program, and the one that waits."""
+    commands = {}
+    for language, command in (("node", _node), ("typescript", _typescript)):
+        if language in tools.missing:
+            continue
+        entry = f"{layout.ENTRY_PREFIX}_main{_EXTENSIONS[language]}"
+        argv = command(entry, tools, lambda _name: False, False)
+        ahead = (*argv[:-1], "--require", tools.gate, argv[-1])
+        commands[language] = (argv, ahead)
+    return commands
 
 
 def _go(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, ...]:

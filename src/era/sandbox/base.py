@@ -21,6 +21,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from era import layout
@@ -133,15 +134,29 @@ class Exit:
     """What this host did not enforce, in words."""
 
 
+class Readiness(StrEnum):
+    """How far a box is made before its program is known."""
+
+    BOX = "box"
+    """The box alone; whatever the program is, it starts in it."""
+    AHEAD = "ahead"
+    """An interpreter is started in the box and waits."""
+    STANDING = "standing"
+    """The box is forked from an interpreter that stands ready for all."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Warm:
-    """An interpreter to keep ready.  `argv` is how a program is run by it, up to the program's own
-    arguments; `env` the variables every program has; `modules` what to import ahead; `count` how
-    many boxes wait.  Programs whose command line begins otherwise are not run by it."""
+    """Boxes to keep ready.  `argv` is how a program is run, up to its own arguments, and `env` the
+    variables every program has; programs whose command line begins otherwise are not run by it.
+    `ahead` is the command line of an interpreter that is started before, `modules` what a standing
+    one imports; `count` how many boxes wait."""
 
     name: str
-    argv: tuple[str, ...]
-    env: Mapping[str, str]
+    readiness: Readiness
+    argv: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    ahead: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     count: int = 4
 

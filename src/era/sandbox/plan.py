@@ -8,7 +8,7 @@ fuzzed without privileges.  Standard library only: the child imports this module
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 
@@ -64,6 +64,15 @@ class Foundation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What the program is, told to the process that waits at the gate without any right left."""
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    cwd: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One process tree in one box, up to the gate: everything that is done with privilege."""
 
@@ -80,15 +89,8 @@ class Plan:
     """Parts of the box's /proc that are made read-only."""
     egress: bool = False
     """Whether proxy and name service sockets are opened in the box's network."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """What the program is, told to the process that waits at the gate without any right left."""
-
-    argv: tuple[str, ...]
-    env: tuple[tuple[str, str], ...]
-    cwd: str
+    ahead: Start | None = None
+    """A program to become before the gate; it waits there itself (see `box.become_ahead`)."""
 
 
 def encode(value: Plan | Start | Foundation) -> bytes:
@@ -112,7 +114,11 @@ def _build(cls: Any, raw: dict[str, Any], nested: dict[str, Any]) -> Any:
 
 def decode_plan(data: bytes) -> Plan:
     """The plan that `encode` wrote; ValueError or TypeError for anything else."""
-    plan = _build(Plan, json.loads(data), {"scratch": ScratchMount, "binds": BindMount})
+    raw = json.loads(data)
+    ahead = raw.pop("ahead", None)
+    plan = _build(Plan, raw, {"scratch": ScratchMount, "binds": BindMount})
+    if ahead is not None:
+        plan = replace(plan, ahead=_build(Start, ahead, {}))
     assert isinstance(plan, Plan)
     return plan
 

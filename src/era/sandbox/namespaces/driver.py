@@ -26,13 +26,14 @@ from era.sandbox.base import (
     Limits,
     OutputSink,
     Program,
+    Readiness,
     RootImage,
     Warm,
 )
 from era.sandbox.namespaces import filter as seccomp
 from era.sandbox.namespaces.cgroups.base import Cgroups, Group
 from era.sandbox.namespaces.memfile import sealed
-from era.sandbox.namespaces.pool import Pool, Prepared
+from era.sandbox.namespaces.pool import Pool, Prepared, fits
 from era.sandbox.namespaces.run import Run
 from era.sandbox.namespaces.spawn import Launcher, LauncherLost
 from era.sandbox.plan import BindMount, Foundation, Plan, Start, encode
@@ -177,8 +178,9 @@ class NamespacesDriver:
             return None
         return self._pool.take(spec.interpreter)
 
-    async def _make_ready(self, interpreter: str) -> Prepared | None:
-        """A box with a fork of `interpreter` at its gate, or None when it could not be made."""
+    async def _make_ready(self, warm: Warm, standing: str) -> Prepared | None:
+        """A box at its gate, or None when it could not be made.  `standing` names the process that
+        a box of a standing interpreter is forked from."""
         try:
             launcher = await self._ensure_launcher()
             number = next(self._numbers)
@@ -189,9 +191,15 @@ class NamespacesDriver:
         try:
             group = self._create_group(number, self._ready_spec)
             run = Run(number, group, launcher, None, Network.OFFLINE)
-            prepared = Prepared(number=number, workspace_fd=workspace_fd, group=group, run=run)
+            prepared = Prepared(
+                warm=warm, number=number, workspace_fd=workspace_fd, group=group, run=run
+            )
             self._runs[number] = run
             plan = policy.plan(self._ready_spec, egress=False)
+            if warm.readiness is Readiness.AHEAD:
+                ahead = policy.start(Program(argv=warm.ahead, env=warm.env), {})
+                plan = replace(plan, ahead=ahead)
+            interpreter = standing if warm.readiness is Readiness.STANDING else ""
             run.prepare(number, plan, interpreter=interpreter)
             await run.ready
             if not run.exited.done():
@@ -255,10 +263,6 @@ class NamespacesDriver:
             run.go(program, start, sink)
             await run.until_end(stop)
             return await run.result(self.unenforced)
-
-    def fits(self, spec: BoxSpec, program: Program) -> bool:
-        """Whether a box made ahead for `spec` runs `program` as its command line says."""
-        return self._pool.fits(spec.interpreter, program)
 
     async def _open_box(self, launcher: Launcher, number: int, spec: BoxSpec) -> int:
         opened: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -426,7 +430,7 @@ class _NamespacesBox:
         prepared, self.prepared = self.prepared, None
         try:
             if prepared is not None:
-                if self._driver.fits(self._spec, program):
+                if fits(prepared.warm, program):
                     return await self._driver.run_prepared(
                         prepared, self._spec, program, sink, self._stop
                     )

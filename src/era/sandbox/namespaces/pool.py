@@ -17,8 +17,9 @@ from typing import Final
 
 import structlog
 
+from era import layout
 from era.errors import EraError
-from era.sandbox.base import Program, Warm
+from era.sandbox.base import Program, Readiness, Warm
 from era.sandbox.namespaces.cgroups.base import Group
 from era.sandbox.namespaces.run import Run
 
@@ -26,8 +27,13 @@ FORKS: Final = 500
 """An interpreter is replaced after this many forks: at full speed every couple of seconds, for a
 start of about 60 ms."""
 _RETRY_SECONDS: Final = 1.0
+ANY: Final = "any"
+"""The name of boxes without an interpreter."""
 
-_DECIDES_AT_START: Final = ("PYTHON", "LD_", "GLIBC_", "MALLOC_", "LC_", "LANGUAGE", "LOCPATH")
+_DECIDES_AT_START: Final = (
+    *("PYTHON", "NODE_", "UV_", "OPENSSL_", "SSL_CERT_"),
+    *("LD_", "GLIBC_", "MALLOC_", "LC_", "LANGUAGE", "LOCPATH"),
+)
 """Variables that an interpreter (or the C library) reads once, when it starts."""
 _UNDERSTOOD: Final = frozenset({"PYTHONPATH"})
 
@@ -38,6 +44,7 @@ _log = structlog.get_logger()
 class Prepared:
     """A box at its gate."""
 
+    warm: Warm
     number: int
     workspace_fd: int
     group: Group
@@ -46,9 +53,11 @@ class Prepared:
 
 def fits(warm: Warm, program: Program) -> bool:
     """Whether a program started from `warm` is what its command line says."""
-    if program.argv[: len(warm.argv)] != warm.argv:
-        return False
     if program.stdin_fd is not None or program.stdout_fd is not None:
+        return False
+    if warm.readiness is Readiness.BOX:
+        return True
+    if program.argv[: len(warm.argv)] != warm.argv or program.cwd != layout.WORKSPACE:
         return False
     names = program.env.keys() | warm.env.keys()
     return not any(
@@ -78,7 +87,7 @@ class Pool:
         self,
         warm: Sequence[Warm],
         *,
-        make: Callable[[str], Awaitable[Prepared | None]],
+        make: Callable[[Warm, str], Awaitable[Prepared | None]],
         discard: Callable[[Prepared], Awaitable[None]],
         start: Callable[[Warm, str], None],
         dismiss: Callable[[str], None],
@@ -97,7 +106,10 @@ class Pool:
         if not self._shelves:
             return
         for shelf in self._shelves.values():
-            self._renew(shelf)
+            if shelf.warm.readiness is Readiness.STANDING:
+                self._renew(shelf)
+            else:
+                shelf.up = True
         self._filling = asyncio.get_running_loop().create_task(self._fill())
 
     async def close(self) -> None:
@@ -122,21 +134,18 @@ class Pool:
                 self._wanted.set()
 
     def take(self, interpreter: str) -> Prepared | None:
-        """A waiting box of `interpreter`, or None."""
-        shelf = self._shelves.get(interpreter)
-        if shelf is None:
-            return None
-        self._wanted.set()
-        while shelf.waiting:
-            prepared = shelf.waiting.popleft()
-            if not prepared.run.exited.done():
-                return prepared
-            self._spawn(self._discard(prepared))
+        """A waiting box of `interpreter`; without one, a box for any program; or None."""
+        for name in (interpreter, ANY):
+            shelf = self._shelves.get(name)
+            if shelf is None:
+                continue
+            self._wanted.set()
+            while shelf.waiting:
+                prepared = shelf.waiting.popleft()
+                if not prepared.run.exited.done():
+                    return prepared
+                self._spawn(self._discard(prepared))
         return None
-
-    def fits(self, interpreter: str, program: Program) -> bool:
-        """Whether a box taken for `interpreter` can run `program`."""
-        return fits(self._shelves[interpreter].warm, program)
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -162,13 +171,13 @@ class Pool:
                 self._wanted.clear()
                 await self._wanted.wait()
                 continue
-            prepared = await self._make(_generation_name(shelf))
+            prepared = await self._make(shelf.warm, _generation_name(shelf))
             if prepared is None:
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             shelf.waiting.append(prepared)
             shelf.forks += 1
-            if shelf.forks >= FORKS:
+            if shelf.forks >= FORKS and shelf.warm.readiness is Readiness.STANDING:
                 self._renew(shelf)
 
     def _shortest(self) -> _Shelf | None:

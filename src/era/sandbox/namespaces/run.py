@@ -88,6 +88,7 @@ class Run:
         self._egress = egress
         self._network = network
         self._program: Program | None = None
+        self._ahead = False
         self._channels: list[Channel] = []
         self._read_ends: list[int] = []
         self._pumps: list[Pump] = []
@@ -121,6 +122,7 @@ class Run:
         """Hand the plan to the launcher.  `interpreter` names one that stands ready; the tree is
         forked from it then.  The open files given become the program's streams."""
         mine: list[int] = []
+        self._ahead = plan.ahead is not None
         try:
             mine.append(sealed("era-plan", encode(plan)))
             stdin = self._stdin.reader if stdin_fd is None else stdin_fd
@@ -186,7 +188,7 @@ class Run:
         event = message["event"]
         if event == "egress":
             self._serve_egress(fds)
-        elif event == "ready":
+        elif event == ("ahead" if self._ahead else "ready"):
             if not self.ready.done():
                 self.ready.set_result(None)
         elif event == "started":

@@ -39,6 +39,8 @@ from era.sandbox.plan import Foundation, Plan, Start, decode_start
 PROXY_PORT = 3128
 TRANSPARENT_PORT = 3129
 DNS_PORT = 53
+AHEAD_GATE = 3
+AHEAD_START = 4
 _STOP = b"TERM"
 _READY = b"ready"
 _NAMESPACES = sys.CLONE_NEWNS | sys.CLONE_NEWNET | sys.CLONE_NEWIPC | sys.CLONE_NEWUTS
@@ -242,6 +244,8 @@ def _wait_at_the_gate(plan: Plan, fds: BoxFds, seccomp: sys.FilterProgram, ready
         os._exit(_NOT_EXECUTABLE)
     os.write(ready_fd, _READY)
     os.close(ready_fd)
+    if plan.ahead is not None:
+        become_ahead(plan.ahead, fds)
     if not os.read(fds.gate, 64):
         os._exit(0)  # the server is gone
     start = decode_start(wire.read_all(fds.start))
@@ -253,6 +257,19 @@ def _wait_at_the_gate(plan: Plan, fds: BoxFds, seccomp: sys.FilterProgram, ready
         os._exit(_NOT_EXECUTABLE)
     os.write(fds.gate, wire.pack({"event": "started", "at_ns": time.monotonic_ns()}))
     return start
+
+
+def become_ahead(start: Start, fds: BoxFds) -> NoReturn:
+    """Become an interpreter that waits at the gate itself: descriptor 3 is the gate, 4 the start.
+
+    It says `ahead` once it waits, and `started` when it goes on; it closes both before anything of
+    the client's program runs.
+    """
+    os.chdir(start.cwd)
+    gate, told = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in (fds.gate, fds.start))
+    os.dup2(gate, AHEAD_GATE, inheritable=True)
+    os.dup2(told, AHEAD_START, inheritable=True)
+    become(start)
 
 
 def become(start: Start) -> NoReturn:
