@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from era import layout
-from era.sandbox.base import Bind, BoxSpec, Egress, Program, RootImage, Warm
+from era.sandbox.base import Bind, BoxSpec, Egress, Limits, Program, RootImage, Warm
 from era.sandbox.namespaces.cgroups.detect import detect
 from era.sandbox.namespaces.driver import NamespacesDriver, Place
 from era.sandbox.plan import Plan, Start
@@ -38,6 +38,7 @@ async def namespaces_driver(
     egress: Egress | None = None,
     kind: type[NamespacesDriver] = NamespacesDriver,
     warm: Sequence[Warm] = (),
+    limits: Limits | None = None,
 ) -> AsyncIterator[NamespacesDriver]:
     """A driver that works below `directory`; scratch in images on disk or in memory."""
     for name in ("base", "scratch", "images"):
@@ -48,7 +49,7 @@ async def namespaces_driver(
         images=os.path.join(directory, "images") if on_disk else None,
         helper_python="/usr/bin/python3",
     )
-    driver = kind(place, host_image(), detect(), egress, warm=warm)
+    driver = kind(place, host_image(), detect(), egress, warm=warm, limits=limits)
     try:
         await driver.start()
         yield driver

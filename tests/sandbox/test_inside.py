@@ -1,0 +1,389 @@
+"""What a program finds in a box: every guard, and beside it the same look from outside.
+
+One program (`probe.py`) tells all it can see.  It runs in a box made on demand, in one made ahead,
+and on the host.  A guard holds when its condition is true in both boxes; it is a guard, and not just
+how things are, when the same condition is false on the host.  As root and as an ordinary user alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from era import layout
+from era.sandbox.base import Box, BoxSpec, Limits, Program, Warm
+from era.sandbox.namespaces.driver import NamespacesDriver
+from tests.contracts.driver import BoxTools, output_of, place, shell
+from tests.sandbox.boxes import Unmasked, namespaces_driver
+
+PROBE = Path(__file__).with_name("probe.py")
+PYTHON = "/usr/bin/python3"
+COMMAND = (PYTHON, "-X", "utf8", "/workspace/probe.py")
+ENV = {"PATH": "/usr/bin:/bin", "HOME": layout.HOME, "PYTHONDONTWRITEBYTECODE": "1"}
+SPEC = BoxSpec(limits=Limits(memory_bytes=256 << 20, pids=99, open_files=77))
+ROOT = os.geteuid() == 0
+Facts = dict[str, Any]
+
+OUTSIDE = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+uid, gid = os.getuid(), os.getgid()
+if uid:
+    assert libc.unshare(0x10000000) == 0
+    for name, line in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        open("/proc/self/" + name, "w").write(line)
+libc.personality(0x0040000)
+os.umask(0o077)
+exec(compile(open(sys.argv.pop(1)).read(), "probe.py", "exec"))
+"""
+"""Runs the probe on the host, with all that a careless parent could pass on."""
+
+
+@contextmanager
+def _bait() -> Iterator[dict[str, Any]]:
+    """Things on the host that a box must not reach."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    key = 0x45524100 + os.getpid() % 0x100
+    segment = libc.shmget(key, 4096, 0o1666)
+    assert segment >= 0
+    try:
+        with socket.socket() as server, socket.socket(socket.AF_UNIX) as named:
+            server.bind(("127.0.0.1", 0))
+            server.listen()
+            name = f"era-test-{os.getpid()}"
+            named.bind("\0" + name)
+            named.listen()
+            port = server.getsockname()[1]
+            yield {"port": port, "abstract": name, "shm": key, "path": str(PROBE)}
+    finally:
+        libc.shmctl(segment, 0, None)
+
+
+def _outside(bait: Mapping[str, Any]) -> Facts:
+    with open(os.devnull) as extra:
+        done = subprocess.run(
+            [PYTHON, "-c", OUTSIDE, str(PROBE), json.dumps(bait)],
+            pass_fds=[extra.fileno()],
+            env={**os.environ, "SECRET_KEY": "s"},
+            cwd="/",
+            check=True,
+            capture_output=True,
+        )
+    return dict(json.loads(done.stdout))
+
+
+async def _inside(box: Box, bait: Mapping[str, Any]) -> Facts:
+    place(box, "probe.py", PROBE.read_bytes())
+    program = Program(argv=(*COMMAND, json.dumps(bait)), env=ENV)
+    return dict(json.loads(await output_of(box, program)))
+
+
+async def _warm_up(driver: NamespacesDriver) -> None:
+    """Wait until a box made ahead is there."""
+    for _ in range(3000):
+        if driver._pool._shelves["python"].waiting:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("no box was made ahead")
+
+
+@pytest.fixture(scope="module")
+async def driver(
+    tmp_path_factory: pytest.TempPathFactory, anyio_backend: str
+) -> AsyncIterator[NamespacesDriver]:
+    warm = Warm(name="python", argv=COMMAND, env=ENV, modules=("json", "socket"), count=1)
+    directory = str(tmp_path_factory.mktemp("inside"))
+    async with namespaces_driver(
+        directory, on_disk=ROOT, warm=(warm,), limits=SPEC.limits
+    ) as driver:
+        yield driver
+
+
+@pytest.fixture(scope="module")
+async def seen(driver: NamespacesDriver) -> dict[str, Facts]:
+    """What the probe saw: `cold`, `warm` and `outside`."""
+    warm_spec = BoxSpec(limits=SPEC.limits, interpreter="python")
+    await _warm_up(driver)
+    with _bait() as bait:
+        async with driver.box(SPEC) as box:
+            cold = await _inside(box, bait)
+        async with driver.box(warm_spec) as box:
+            assert getattr(box, "prepared") is not None  # noqa: B009
+            warm = await _inside(box, bait)
+        return {"cold": cold, "warm": warm, "outside": await asyncio.to_thread(_outside, bait)}
+
+
+def _no_capabilities(facts: Facts) -> bool:
+    names = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+    return all(int(facts["status"][name], 16) == 0 for name in names)
+
+
+def _mounts_are_tame(facts: Facts) -> bool:
+    writable = ("/proc", "/dev/", "/tmp", layout.HOME, layout.WORKSPACE)
+    for mount in facts["mounts"]:
+        options = set(mount["options"])
+        device = mount["kind"] == "devtmpfs"
+        tame = "nosuid" in options and ("noexec" if device else "nodev") in options
+        private = mount["shared"] == ["-"] or not mount["shared"]
+        if not (tame and private and ("ro" in options or mount["at"].startswith(writable))):
+            return False
+    return True
+
+
+def _own_namespaces(facts: Facts) -> bool:
+    return all(
+        os.readlink(f"/proc/self/ns/{kind}") != it for kind, it in facts["namespaces"].items()
+    )
+
+
+def _limits(facts: Facts) -> bool:
+    wanted = {
+        "RLIMIT_CORE": 1,
+        "RLIMIT_MSGQUEUE": 0,
+        "RLIMIT_NICE": 0,
+        "RLIMIT_NOFILE": 77,
+        "RLIMIT_NPROC": 99,
+        "RLIMIT_RTPRIO": 0,
+        "RLIMIT_SIGPENDING": 4096,
+        "RLIMIT_STACK": 8 << 20,
+    }
+    return all(facts["limits"][name] == [value, value] for name, value in wanted.items())
+
+
+GUARDS: Mapping[str, Callable[[Facts], bool]] = {
+    "all five capability sets are empty": _no_capabilities,
+    "no new privileges": lambda f: bool(f["status"]["NoNewPrivs"] == "1"),
+    "one seccomp filter": lambda f: bool(f["status"]["Seccomp"] == "2"),
+    "no descriptor but 0, 1 and 2": lambda f: bool(f["fds"] == [0, 1, 2]),
+    "exactly the environment given": lambda f: bool(f["env"] == ENV),
+    "also in /proc": lambda f: f["environ"] == sorted(f"{k}={v}" for k, v in ENV.items()),
+    "no process but its own": lambda f: bool(f["pids"] == [f["pid"]] == [2]),
+    "process 1 is closed": lambda f: bool(f["process_1"] == []),
+    "names of its own": lambda f: bool(f["names"] == ["era", "(none)"]),
+    "user and group 1000, no other group": lambda f: bool(f["ids"] == [1000] * 6),
+    "one user and one group exist": lambda f: (
+        [m[::2] for m in f["maps"]] == [["1000", "1"]] * 2 and f["setgroups"] == "deny"
+    ),
+    "mounts are nosuid, nodev, private, read-only but for scratch": _mounts_are_tame,
+    "the root is read-only": lambda f: bool(f["root_read_only"] and f["usr_read_only"]),
+    "system settings are read-only": lambda f: bool(f["sysctl_read_only"]),
+    "the host's inside is masked": lambda f: bool(f["secrets"] == []),
+    "no directory of the host's own": lambda f: bool(
+        f["directories"] == {"/etc": ["passwd"], "/home": ["era"]}
+    ),
+    "few devices": lambda f: bool(
+        f["devices"] == "fd full null random shm stderr stdin stdout urandom zero".split()
+    ),
+    "scratch is empty": lambda f: bool(
+        f["scratch"] == {"/tmp": [], "/dev/shm": [], "/home/era": []}
+    ),
+    "files of the host are not there": lambda f: not f["host_path"],
+    "namespaces of its own": _own_namespaces,
+    "loopback is its own": lambda f: bool(f["connect"] == "ECONNREFUSED"),
+    "abstract sockets are its own": lambda f: bool(f["abstract"] == "ECONNREFUSED"),
+    "shared memory is its own": lambda f: bool(f["shm"] == "ENOENT"),
+    "keyrings are out of reach": lambda f: bool(f["keyring"] == "EPERM"),
+    "its cgroup is the root it sees": lambda f: (
+        f["cgroups"] == ["/"] and f["namespaces"]["cgroup"] != os.readlink("/proc/self/ns/cgroup")
+    ),
+    "limits": _limits,
+    "umask": lambda f: bool(f["umask"] == 0o022),
+    "a session of its own, without terminal": lambda f: (
+        f["session"] == [f["pid"]] * 2 and f["tty"] == 0 and f["open_tty"] != 0
+    ),
+    "first to go when memory is short": lambda f: bool(f["oom_score_adj"] >= 500),
+    "priority cannot be raised": lambda f: bool(f["nicer"] != 0 and f["real_time"] != 0),
+    "ordinary personality": lambda f: bool(f["personality"] == 0),
+    "works in the workspace": lambda f: bool(f["cwd"] == layout.WORKSPACE),
+}
+DENIED_TO_EVERYONE_BUT_ROOT = {"priority cannot be raised"}
+"""Guards whose act an ordinary user cannot do on the host either."""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("where", ["cold", "warm"])
+@pytest.mark.parametrize("guard", GUARDS)
+async def test_a_guard_holds_inside(seen: dict[str, Facts], guard: str, where: str) -> None:
+    assert GUARDS[guard](seen[where]), seen[where]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "guard", [g for g in GUARDS if ROOT or g not in DENIED_TO_EVERYONE_BUT_ROOT]
+)
+async def test_outside_it_does_not_hold(seen: dict[str, Facts], guard: str) -> None:
+    assert not GUARDS[guard](seen["outside"])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("where", ["cold", "warm"])
+async def test_what_a_program_may_expect(seen: dict[str, Facts], where: str) -> None:
+    """Not guards, but what must not be taken away by them."""
+    facts = seen[where]
+    assert facts["interfaces"] == ["lo"]
+    assert facts["routes"] == []
+    assert facts["own_loopback"] == 0
+    assert facts["cpus"] == sorted(os.sched_getaffinity(0))
+    assert facts["nice"] == os.nice(0)
+    assert facts["policy"] == os.SCHED_OTHER
+    assert facts["securebits"] == 0
+    assert facts["dumpable"] == 1
+    assert facts["time"] == os.stat("/proc/self/ns/time").st_ino
+    assert facts["cmdline"].split("\0")[: len(COMMAND)] == list(COMMAND)
+
+
+@pytest.mark.anyio
+async def test_cold_and_warm_are_the_same_box(seen: dict[str, Facts]) -> None:
+    """Nothing tells a program how its box was made, but for what differs from run to run anyway."""
+    differs = {"namespaces", "mounts", "status", "maps", "cmdline"}
+    cold, warm = ({k: v for k, v in seen[w].items() if k not in differs} for w in ("cold", "warm"))
+    assert cold == warm
+    stable = ("CapEff", "NoNewPrivs", "Seccomp", "Seccomp_filters", "SigBlk", "SigIgn", "SigCgt")
+    for name in (*stable, "Uid", "Gid", "Groups", "Threads", "NSpid", "CoreDumping", "THP_enabled"):
+        assert seen["cold"]["status"].get(name) == seen["warm"]["status"].get(name), name
+    ways = [
+        [(m["at"], m["options"], m["kind"]) for m in seen[where]["mounts"]]
+        for where in ("cold", "warm")
+    ]
+    assert sorted(ways[0]) == sorted(ways[1])
+
+
+CARELESS = """
+import os, signal, sys
+for number in (signal.SIGPIPE, signal.SIGHUP, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGCHLD])
+os.execv("/usr/bin/cat", ["cat", "/proc/self/status"])
+"""
+
+
+def _signals(status: str) -> dict[str, int]:
+    lines = (line.partition(":\t") for line in status.splitlines() if line.startswith("Sig"))
+    return {name: int(value, 16) for name, _, value in lines if name in ("SigBlk", "SigIgn")}
+
+
+@pytest.mark.anyio
+async def test_no_signal_is_ignored_or_blocked(driver: NamespacesDriver) -> None:
+    async with driver.box(SPEC) as box:
+        inside = await output_of(box, Program(argv=("/usr/bin/cat", "/proc/self/status"), env=ENV))
+    assert _signals(inside) == {"SigBlk": 0, "SigIgn": 0}
+    outside = subprocess.run([PYTHON, "-c", CARELESS], capture_output=True, text=True, check=True)
+    assert all(_signals(outside.stdout).values())
+
+
+@pytest.mark.anyio
+async def test_the_driver_passes_on_nothing_of_a_careless_server(
+    tmp_path: Path, anyio_backend: str
+) -> None:
+    """Signals, descriptors, limits and environment of this process, spoilt before the start."""
+    before = signal.getsignal(signal.SIGUSR2)
+    read, write = os.pipe()
+    os.set_inheritable(read, True)
+    os.environ["ERA_TEST_SECRET"] = "hidden"
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    try:
+        async with namespaces_driver(str(tmp_path), on_disk=False) as driver:
+            script = "cat /proc/self/status; ls -l /proc/self/fd; env"
+            async with driver.box(SPEC) as box:
+                told = await output_of(box, shell(BoxTools(), script))
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+        del os.environ["ERA_TEST_SECRET"]
+        os.close(read)
+        os.close(write)
+    assert _signals(told) == {"SigBlk": 0, "SigIgn": 0}
+    assert "hidden" not in told
+    assert f"pipe:[{_pipe_number(told, 1)}]" in told  # the listing shows pipes ...
+    assert len([line for line in told.splitlines() if "pipe:" in line]) == 2  # ... ours only
+
+
+def _pipe_number(listing: str, fd: int) -> str:
+    (line,) = [line for line in listing.splitlines() if f" {fd} -> pipe:[" in line]
+    return line.partition("[")[2].rstrip("]")
+
+
+@pytest.mark.anyio
+async def test_without_the_masks_the_host_shows(tmp_path: Path, anyio_backend: str) -> None:
+    """The mirror of the masks alone: the same box, but with all of /proc."""
+    async with namespaces_driver(str(tmp_path), on_disk=False, kind=Unmasked) as driver:
+        with _bait() as bait:
+            async with driver.box(SPEC) as box:
+                facts = await _inside(box, bait)
+    assert "/proc/cmdline" in facts["secrets"]
+    assert "/proc/sys/kernel/random/boot_id" in facts["secrets"]
+    assert not facts["sysctl_read_only"]
+
+
+@pytest.mark.anyio
+async def test_two_boxes_share_no_namespace_and_no_user(driver: NamespacesDriver) -> None:
+    kinds = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+    script = (
+        "; ".join(f"readlink /proc/self/ns/{kind}" for kind in kinds) + "; cat /proc/self/uid_map"
+    )
+    async with driver.box(SPEC) as one, driver.box(SPEC) as two:
+        first, second = await asyncio.gather(
+            *(output_of(box, shell(BoxTools(), script + "; sleep 0.5")) for box in (one, two))
+        )
+    assert len(first.splitlines()) == len(kinds) + 1
+    mine, theirs = first.splitlines(), second.splitlines()
+    assert not set(mine[:-1]) & set(theirs[:-1])
+    if ROOT:
+        assert mine[-1] != theirs[-1]  # each box has a host user of its own
+
+
+SCAN = """
+import re, sys
+# The text itself must not be in this memory: it comes reversed and is searched letter by letter.
+pattern = re.compile(b"".join(b"[%c]" % letter for letter in reversed(sys.argv[1].encode())))
+found = 0
+for line in open("/proc/self/maps"):
+    span, rights, *_ = line.split()
+    if not rights.startswith("rw"):
+        continue
+    start, end = (int(text, 16) for text in span.split("-"))
+    with open("/proc/self/mem", "rb", 0) as memory:
+        memory.seek(start)
+        while start < end:
+            data = memory.read(min(1 << 20, end - start))
+            found += len(pattern.findall(data))
+            start += len(data) or end
+print(found)
+"""
+"""How often a text is in the memory of the program that looks for it."""
+
+
+async def _scan(driver: NamespacesDriver, interpreter: str, secret: str, env: str = "") -> int:
+    if interpreter:
+        await _warm_up(driver)
+    async with driver.box(BoxSpec(limits=SPEC.limits, interpreter=interpreter)) as box:
+        place(box, "probe.py", SCAN.encode())
+        more = {"NOTE": env} if env else {}
+        program = Program(argv=(*COMMAND, secret[::-1]), env={**ENV, **more})
+        return int(await output_of(box, program))
+
+
+@pytest.mark.anyio
+async def test_no_secret_of_the_server_is_in_memory(
+    tmp_path: Path, anyio_backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = f"secret-{os.urandom(8).hex()}"
+    monkeypatch.setenv("ERA_TEST_SECRET", secret)
+    warm = Warm(name="python", argv=COMMAND, env=ENV, count=1)
+    async with namespaces_driver(
+        str(tmp_path), on_disk=False, warm=(warm,), limits=SPEC.limits
+    ) as driver:
+        for interpreter in ("", "python"):
+            assert await _scan(driver, interpreter, secret) == 0
+        assert await _scan(driver, "python", secret, env=secret) > 0
+        # What one program had, another from the same standing interpreter has not.
+        assert await _scan(driver, "python", secret) == 0
