@@ -1,4 +1,4 @@
-"""A whole sessions room on stores in memory and processes without a box."""
+"""A whole sessions room: on stores in memory and on disk, with processes without a box."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from era.sessions.parts import Parts
 from era.sessions.seal import Seal
 from era.sessions.service import Sessions
 from era.sessions.settings import SessionLimits
+from era.storage.base import Blobs, Records
+from era.storage.blobs.local import LocalBlobs
+from era.storage.records.sqlite import SqliteRecords
 from era.workspace.trees import Trees
 from tests.fakes.blobs import MemoryBlobs
 from tests.fakes.driver import ProcessDriver
@@ -51,16 +55,21 @@ class Clock:
 
 
 @dataclass
-class World:
-    """The room, and what it is made of."""
+class Room:
+    """A sessions room, and what it is made of."""
 
     parts: Parts
     limits: SessionLimits
-    driver: ProcessDriver
     clock: Clock
-    records: MemoryRecords
-    blobs: MemoryBlobs
     sessions: Sessions = field(init=False)
+
+    @property
+    def records(self) -> Records:
+        return self.parts.records
+
+    @property
+    def blobs(self) -> Blobs:
+        return self.parts.blobs
 
     async def start(self) -> None:
         self.sessions = Sessions(self.parts, self.limits)
@@ -107,6 +116,14 @@ class World:
         return (await self.sessions.setup(session_id)).status.finished
 
 
+@dataclass
+class World(Room):
+    """A room without boxes; `stored` is everything that its records hold."""
+
+    driver: ProcessDriver
+    stored: Callable[[], bytes]
+
+
 async def chunks(content: bytes) -> AsyncIterator[bytes]:
     for at in range(0, len(content), 1000):
         yield content[at : at + 1000]
@@ -143,36 +160,51 @@ def installer(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-async def world(anyio_backend: str, tmp_path: Path, installer: Path) -> AsyncIterator[World]:
-    driver, clock = ProcessDriver(str(tmp_path)), Clock()
-    records = MemoryRecords()
-    blobs = MemoryBlobs(clock=lambda: clock() / 1000)
-    (tmp_path / "layers").mkdir()
-    parts = Parts(
-        records=records,
-        blobs=blobs,
-        driver=driver,
-        trees=Trees(root=str(tmp_path / "trees"), records=records, blobs=blobs),
-        tools=Tools(
-            uv=str(installer),
-            versions={"python": "3.11.0"},
-            missing={name: "not in this test" for name in LANGUAGES if name != "python"},
-        ),
-        seal=Seal("a secret for tests"),
-        layers_dir=str(tmp_path / "layers"),
-        clock=clock,
+@pytest.fixture(params=["memory", "disk"])
+async def world(
+    request: pytest.FixtureRequest, anyio_backend: str, tmp_path: Path, installer: Path
+) -> AsyncIterator[World]:
+    clock = Clock()
+    async with AsyncExitStack() as stack:
+        records, blobs, stored = _stores(request.param, tmp_path / "stores", clock)
+        stack.push_async_callback(records.close)
+        stack.push_async_callback(blobs.close)
+        driver = ProcessDriver(str(tmp_path))
+        stack.push_async_callback(driver.close)
+        (tmp_path / "layers").mkdir()
+        parts = Parts(
+            records=records,
+            blobs=blobs,
+            driver=driver,
+            trees=Trees(root=str(tmp_path / "trees"), records=records, blobs=blobs),
+            tools=Tools(
+                uv=str(installer),
+                versions={"python": "3.11.0"},
+                missing={name: "not in this test" for name in LANGUAGES if name != "python"},
+            ),
+            seal=Seal("a secret for tests"),
+            layers_dir=str(tmp_path / "layers"),
+            clock=clock,
+        )
+        world = World(
+            parts=parts, limits=SessionLimits(), clock=clock, driver=driver, stored=stored
+        )
+        await world.start()
+        yield world
+        await world.sessions.close(0)
+        assert not driver.boxes
+
+
+def _stores(kind: str, directory: Path, clock: Clock) -> tuple[Records, Blobs, Callable[[], bytes]]:
+    def seconds() -> float:
+        return clock() / 1000
+
+    if kind == "memory":
+        memory = MemoryRecords()
+        return memory, MemoryBlobs(clock=seconds), lambda: repr(vars(memory)).encode()
+    records = SqliteRecords(str(directory / "era.db"))
+    return (
+        records,
+        LocalBlobs(str(directory / "blobs"), clock=seconds),
+        lambda: b"".join(path.read_bytes() for path in directory.glob("era.db*")),
     )
-    world = World(
-        parts=parts,
-        limits=SessionLimits(),
-        driver=driver,
-        clock=clock,
-        records=records,
-        blobs=blobs,
-    )
-    await world.start()
-    yield world
-    await world.sessions.close(0)
-    assert not driver.boxes
-    await driver.close()
