@@ -204,10 +204,16 @@ def own_of_child(name: str) -> bool:
     return any(within(name, own) for own in CHILD_PROGRAM)
 
 
+STANDBY = "era.sandbox.namespaces.child.standby"
+
+
 def environment_problems(module: Module) -> list[str]:
-    """Settings travel as arguments: only `config` reads the environment."""
+    """Settings travel as arguments: only `config` reads the environment.
+
+    A Python that stands ready gives a program its environment after the fork; it sets, never reads.
+    """
     names = ("environ", "environb", "getenv", "getenvb")
-    if module.name == "era.config" or module.name.startswith("era.config."):
+    if any(within(module.name, own) for own in ("era.config", STANDBY)):
         return []
     return [
         f"{module.name}:{node.lineno} reads the environment: only era.config does"
