@@ -11,10 +11,12 @@ from typing import Final
 import structlog
 
 from era.assemble import parts as arguments
+from era.assemble import registries
 from era.assemble.statedir import StartError, StateDir
 from era.config import Settings
 from era.egress.broker import Broker
 from era.egress.gateway import Gateway
+from era.egress.policy import HostRule
 from era.errors import EraError
 from era.runtimes import Runtimes, discover
 from era.sandbox.base import BoxSpec, Driver, Program
@@ -108,7 +110,8 @@ async def open_driver(
     broker = Broker()
     stack.callback(broker.close)
     place = arguments.place(state.of("boxes"), runtimes.helper_python)
-    gateway = Gateway(broker, arguments.policies(settings, port))
+    hosts = await asyncio.to_thread(_registries, settings, runtimes)
+    gateway = Gateway(broker, arguments.policies(settings, port, hosts))
     driver = NamespacesDriver(
         place,
         runtimes.image,
@@ -123,6 +126,16 @@ async def open_driver(
     except EraError as error:
         raise no_isolation(str(error.extra.get("message") or error.text)) from error
     return driver
+
+
+def _registries(settings: Settings, runtimes: Runtimes) -> tuple[HostRule, ...]:
+    try:
+        return registries.find(settings, runtimes).rules
+    except ValueError as error:
+        raise StartError(
+            f"a registry or import host cannot be understood: {error}",
+            "See ERA_PIP_INDEX_URL, ERA_NPM_REGISTRY, ERA_GOPROXY and ERA_DENO_IMPORT_HOSTS.",
+        ) from None
 
 
 async def self_test(driver: Driver, runtimes: Runtimes) -> None:

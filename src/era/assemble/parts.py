@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import time
 from typing import Final
-from urllib.parse import urlsplit
 
 from era.assemble.statedir import StartError
 from era.config import Settings
@@ -136,13 +134,15 @@ def warm(settings: Settings, tools: Tools) -> tuple[Warm, ...]:
     return tuple(kept)
 
 
-def policies(settings: Settings, port: int) -> dict[Network, EgressPolicy]:
+def policies(
+    settings: Settings, port: int, registries: tuple[HostRule, ...]
+) -> dict[Network, EgressPolicy]:
     """What boxes of each network may reach; `port` is the server's own."""
     own, exceptions = HostAddresses(), _networks(settings)
     return {
         network: EgressPolicy(
             network=network,
-            allowed_hosts=_registry_hosts(settings) if network is Network.REGISTRIES else (),
+            allowed_hosts=registries if network is Network.REGISTRIES else (),
             allow_networks=exceptions,
             own_addresses=own,
             service_ports=frozenset({port}),
@@ -159,15 +159,3 @@ def _networks(settings: Settings) -> tuple[AddressRange, ...]:
             f"ERA_ALLOW_NETWORKS must be a list of networks in CIDR form: {error}",
             "Write networks as 10.1.0.0/16 or fd00:1::/32.",
         ) from None
-
-
-def _registry_hosts(settings: Settings) -> tuple[HostRule, ...]:
-    """The hosts of the operator's mirrors: these are what `registries` means."""
-    urls = [settings.pip_index_url, settings.npm_registry, *re.split(r"[,|]", settings.goproxy)]
-    parsed = [urlsplit(url.strip()) for url in urls if "://" in url]
-    if settings.setup_network == "registries" and not parsed:
-        raise StartError(
-            "ERA_SETUP_NETWORK is registries, and no registry is named",
-            "Name mirrors in ERA_PIP_INDEX_URL, ERA_NPM_REGISTRY, ERA_GOPROXY, or use internet.",
-        )
-    return tuple(HostRule.parse(url.netloc.rpartition("@")[2]) for url in parsed if url.netloc)
