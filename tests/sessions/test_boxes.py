@@ -187,18 +187,26 @@ async def test_a_persistent_session_never_takes_layer_files_as_its_own(room: Roo
 
 
 @pytest.mark.parametrize("name", ["home", "tmp", "workspace", "go", "go/cache"])
-async def test_a_hostile_layer_shows_nothing_of_the_host(room: Room, name: str) -> None:
-    """Its own top names become links to host directories, which the service then hands to mounts."""
+async def test_a_hostile_layer_shows_nothing_of_the_host(
+    room: Room, tmp_path: Path, name: str
+) -> None:
+    """Its own names become links to a host directory, where the service looks for lowers."""
+    if "go" in room.parts.tools.missing:
+        pytest.skip("only boxes with Go's cache have a lower of the layer there")
+    private = tmp_path / "private"
+    (private / "cache").mkdir(parents=True)
+    for place in (private / "marker", private / "cache" / "marker"):
+        place.touch()
     layer = "/opt/era/layer"
     commands = (
-        f"rm -rf {layer}/{name}; mkdir -p $(dirname {layer}/{name}); ln -s /root {layer}/{name}",
+        f"rm -rf {layer}/{name}; mkdir -p $(dirname {layer}/{name})",
+        f"ln -s {private} {layer}/{name}",
     )
-    await room.create(setup=setup_of(commands=commands))
+    await room.create(language="go", setup=setup_of(commands=commands))
     assert (await room.settled()).status is SetupStatus.COMPLETED
-    ended = await room.command("ls -A /workspace /home/era /tmp /opt/era/cache/go 2>&1; true")
-    assert ended.exit_code == 0
-    for secret in os.listdir("/root"):
-        assert secret not in ended.stdout.split()
+    ended = await room.command("ls -A /workspace /home/era /tmp /opt/era/cache/go")
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    assert "marker" not in ended.stdout
 
 
 async def test_a_setup_that_fills_its_disk_is_too_large(room: Room) -> None:

@@ -639,6 +639,32 @@ async def test_after_the_grace_runs_end_without_a_commit(world: World) -> None:
     assert (await world.records.get("s")).data == "{}"
 
 
+async def test_a_program_that_has_ended_is_kept_whoever_comes_then(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its end and its commit a run cannot be killed any more, nor cancelled."""
+    committing, go_on = asyncio.Event(), asyncio.Event()
+    original = world.records.commit_run
+
+    async def slow(*arguments: Any) -> Any:
+        committing.set()
+        await go_on.wait()
+        return await original(*arguments)
+
+    monkeypatch.setattr(world.records, "commit_run", slow)
+    await world.create()
+    task = asyncio.create_task(world.run(INCREMENT))
+    await committing.wait()
+    assert await world.sessions.cancel("s") is None
+    closing = asyncio.create_task(world.sessions.close(0))
+    await asyncio.sleep(0.05)
+    assert not task.done()
+    go_on.set()
+    ended = await task
+    assert (ended.exit_code, ended.cancelled, ended.data) == (0, False, '{"count":1}')
+    await closing
+
+
 # --- queues --------------------------------------------------------------------------------------
 
 
