@@ -8,13 +8,14 @@ limits themselves are tested from inside a box, on whatever the host has.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from era.sandbox.base import Limits
 from era.sandbox.namespaces.cgroups import detect
 from era.sandbox.namespaces.cgroups.none import NoCgroups
-from era.sandbox.namespaces.cgroups.v1 import CgroupsV1
+from era.sandbox.namespaces.cgroups.v1 import CgroupsV1, remove_service
 from era.sandbox.namespaces.cgroups.v2 import CgroupsV2, GroupV2
 
 
@@ -122,3 +123,9 @@ def test_without_cgroups_it_says_so() -> None:
     keeper = NoCgroups()
     assert any("memory" in words for words in keeper.unenforced)
     assert keeper.create("x", Limits()).join_fds == ()
+
+
+def test_the_end_of_a_service_takes_forgotten_boxes_along(tmp_path: Path) -> None:
+    (tmp_path / "era-1-2" / "box-1").mkdir(parents=True)
+    remove_service(str(tmp_path / "era-1-2"))
+    assert list(tmp_path.iterdir()) == []

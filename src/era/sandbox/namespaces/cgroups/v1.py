@@ -17,6 +17,9 @@ _SOCKET_SHARE: Final = 8
 _SOCKET_BYTES: Final = 16 << 20
 _REMOVE_ATTEMPTS: Final = 100
 """rmdir is refused for an instant after the last process of a group has died; 1 ms between tries."""
+_CLOSE_ATTEMPTS: Final = 3000
+"""When the service ends nobody waits, and what is not removed then stays until the next start.  A
+loaded host was seen to need more than the 100 ms above."""
 
 
 def write(path: str, value: str) -> None:
@@ -34,19 +37,26 @@ def read(path: str) -> str:
         return file.read()
 
 
-def remove_group(path: str) -> None:
+def remove_group(path: str, attempts: int = _REMOVE_ATTEMPTS) -> None:
     """rmdir of an empty group, patient for a moment."""
-    for attempt in range(_REMOVE_ATTEMPTS):
+    for attempt in range(attempts):
         try:
             os.rmdir(path)
         except FileNotFoundError:
             return
         except OSError:
-            if attempt == _REMOVE_ATTEMPTS - 1:
+            if attempt == attempts - 1:
                 raise
             time.sleep(0.001)
         else:
             return
+
+
+def remove_service(home: str) -> None:
+    """Remove a service's group, and those of boxes whose own removal came too early."""
+    boxes = [entry.path for entry in os.scandir(home) if entry.is_dir(follow_symlinks=False)]
+    for path in (*boxes, home):
+        remove_group(path, _CLOSE_ATTEMPTS)
 
 
 class GroupV1:
@@ -142,4 +152,4 @@ class CgroupsV1:
     def close(self) -> None:
         """See `Cgroups`."""
         for path in dict.fromkeys(self._homes.values()):
-            remove_group(path)
+            remove_service(path)

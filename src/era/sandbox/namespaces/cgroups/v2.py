@@ -12,7 +12,7 @@ from typing import Final
 
 from era.sandbox.base import Limits
 from era.sandbox.namespaces.cgroups.base import Reading
-from era.sandbox.namespaces.cgroups.v1 import read, remove_group, write
+from era.sandbox.namespaces.cgroups.v1 import read, remove_group, remove_service, write
 
 CONTROLLERS: Final = ("cpu", "memory", "pids")
 _PERIOD_US: Final = 100_000
@@ -100,4 +100,4 @@ class CgroupsV2:
 
     def close(self) -> None:
         """See `Cgroups`.  The service's own leaf stays: a process cannot leave it for an inner node."""
-        remove_group(self._home)
+        remove_service(self._home)
