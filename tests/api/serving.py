@@ -64,16 +64,25 @@ async def read_answer(reader: asyncio.StreamReader, *, head: bool = False) -> Ra
     return RawAnswer(int(lines[0].split()[1]), headers, await reader.readexactly(length))
 
 
-async def exchange(port: int, *pieces: bytes, head: bool = False) -> RawAnswer:
-    """Send bytes as they are, and read one answer."""
+@contextlib.asynccontextmanager
+async def connection(
+    port: int,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection, closed with the context whatever happens."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def exchange(port: int, *pieces: bytes, head: bool = False) -> RawAnswer:
+    """Send bytes as they are, and read one answer."""
+    async with connection(port) as (reader, writer):
         for piece in pieces:
             writer.write(piece)
             await writer.drain()
         return await read_answer(reader, head=head)
-    finally:
-        writer.close()
 
 
 def request(method: str, target: str, body: bytes = b"", **headers: str) -> bytes:

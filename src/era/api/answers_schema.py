@@ -105,6 +105,13 @@ class ExecuteResult(Outcome):
     language: str
 
 
+class Cancelled(Answer):
+    """POST /api/sessions/{id}/cancel."""
+
+    cancelled: bool
+    run_id: str | None = None
+
+
 class Skipped(Answer):
     """A change of a run that was not kept."""
 

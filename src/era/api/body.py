@@ -93,7 +93,7 @@ async def unless_gone(receive: Receive, work: Awaitable[T]) -> T | None:
     Call it once the body has been read, so that the next message can only be the disconnect.
     """
     task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_disconnected(receive))
+    watch = asyncio.ensure_future(disconnected(receive))
     try:
         await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -108,6 +108,7 @@ async def unless_gone(receive: Receive, work: Awaitable[T]) -> T | None:
         task.cancel()
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
+    """Return when the client has gone; for after the body has been read."""
     while (await receive())["type"] != "http.disconnect":
         pass

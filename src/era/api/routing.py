@@ -72,6 +72,12 @@ class Call:
         return bool(self.scope["method"] == "HEAD")
 
     @property
+    def request_id(self) -> str | None:
+        """The id of the request, for the log."""
+        found: str | None = self.scope.get(REQUEST_ID)
+        return found
+
+    @property
     def now_ms(self) -> int:
         """The time of the service."""
         return self.options.clock()

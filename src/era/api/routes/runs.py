@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from starlette.responses import Response
@@ -12,6 +13,7 @@ from era.api import parse, schemas
 from era.api.answers import json_answer
 from era.api.body import unless_gone
 from era.api.routing import Call, Operation
+from era.api.stream import EventStream, Feed
 
 RUN_ERRORS: Final = (
     "invalid_json",
@@ -45,6 +47,46 @@ async def run(call: Call) -> Response | None:
     return None if result is None else json_answer(wire.run_object(result, session=True))
 
 
+async def stream(call: Call) -> Response:
+    """Run code in a session, its output as events while it comes.
+
+    What can be refused before the run is queued is an ordinary error.
+    """
+    session_id = call.session_id
+    request = parse.run(await call.object(), call.options.bounds, call.base_url())
+    feed, accepted = Feed(), asyncio.Event()
+    run = asyncio.ensure_future(call.sessions.run(session_id, request, feed.output, accepted.set))
+    waiting = asyncio.ensure_future(accepted.wait())
+    try:
+        await asyncio.wait((run, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if not accepted.is_set():
+            await run
+    except BaseException:
+        run.cancel()
+        raise
+    finally:
+        waiting.cancel()
+    return EventStream(run, feed, call.request_id)
+
+
+async def cancel(call: Call) -> Response:
+    """End the run in progress; what it did is kept."""
+    run_id = await call.sessions.cancel(call.session_id)
+    if run_id is None:
+        return json_answer({"cancelled": False})
+    return json_answer({"cancelled": True, "run_id": run_id})
+
+
+SESSION_RUN_ERRORS: Final = (
+    *RUN_ERRORS,
+    "no_code",
+    "session_not_found",
+    "setup_pending",
+    "session_deleted",
+    "data_too_large",
+    "session_queue_full",
+)
+
 OPERATIONS: Final = (
     Operation(
         method="POST",
@@ -62,14 +104,23 @@ OPERATIONS: Final = (
         summary="Run code in a session",
         body=schemas.RunBody,
         answer=schema.RunResult,
-        errors=(
-            *RUN_ERRORS,
-            "no_code",
-            "session_not_found",
-            "setup_pending",
-            "session_deleted",
-            "data_too_large",
-            "session_queue_full",
-        ),
+        errors=SESSION_RUN_ERRORS,
+    ),
+    Operation(
+        method="POST",
+        path="/api/sessions/{session_id}/stream",
+        handler=stream,
+        summary="Run code in a session, with its output as server-sent events",
+        body=schemas.RunBody,
+        answer=EventStream.media_type,
+        errors=SESSION_RUN_ERRORS,
+    ),
+    Operation(
+        method="POST",
+        path="/api/sessions/{session_id}/cancel",
+        handler=cancel,
+        summary="End the run in progress",
+        answer=schema.Cancelled,
+        errors=("session_not_found",),
     ),
 )
