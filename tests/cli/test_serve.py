@@ -71,7 +71,7 @@ def test_a_port_that_is_taken(tmp_path: Path, refusal: Refusal) -> None:
         ([], {"ERA_CONFIG": "/proc/none.toml"}, "ERA_CONFIG: the file cannot be read"),
         ([], {"ERA_ALLOW_NETWORKS": "10.0.0.0/40"}, "ERA_ALLOW_NETWORKS must be a list"),
         ([], {"ERA_RUNTIME_ROOT": "/proc/none"}, "ERA_RUNTIME_ROOT is not a directory"),
-        ([], {"ERA_SETUP_NETWORK": "registries"}, "no registry is named"),
+        ([], {"ERA_DENO_IMPORT_HOSTS": "a b"}, "a registry or import host cannot be understood"),
         (["--isolation", "microvm"], {}, "the isolation tier microvm is not available"),
         (["--log-file", "/proc/none/log"], {}, "AGENT_LOG_FILE cannot be written"),
         (["--state-dir", "/proc/era"], {}, "the state directory /proc/era cannot be used"),
