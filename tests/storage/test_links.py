@@ -86,3 +86,8 @@ def test_a_maze_is_left_after_a_bounded_number_of_looks() -> None:
 def test_a_loop_through_directories_ends() -> None:
     tree = {"a": link("a", "b/x"), "b": link("b", "a")}
     assert follow(tree["a"], tree) is None
+
+
+def test_a_file_is_no_directory() -> None:
+    tree = {"f": file("f"), "l": link("l", "f/x"), "None/x": file("None/x")}
+    assert follow(tree["l"], tree) is None

@@ -259,6 +259,25 @@ async def test_a_call_is_over_before_its_cancelled_caller_goes_on(
         await task
 
 
+async def test_bytes_are_flushed_before_their_name_and_the_name_before_the_answer(
+    local: LocalBlobs, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looks on as the real flushes are made: no test can cut the power."""
+    name = hash_of(b"1")
+    seen: list[tuple[bool, bool]] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(fd).st_mode)
+        seen.append((is_folder, (root / name[:2] / name).exists()))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    await put(local, b"1")
+    new_shard, named = (True, False), (True, True)
+    assert seen == [(False, False), new_shard, named]
+
+
 # --- the directory ------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import Connection, Delete, Dialect, Insert, Select, Update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from era.errors import EraError, InternalError, TooLargeError, UnavailableError
+from era.errors import EraError, InputError, InternalError, TooLargeError, UnavailableError
 from era.models import NewSession, SessionPatch, SetupSpec, SetupStatus
 from era.storage.base import Quota
 from era.storage.records import statements
@@ -289,6 +289,35 @@ async def test_a_refusal_and_a_failure_in_a_group_are_their_own(
     assert await paths(keeper) == ["a", "c"]
     session = await keeper.get("s")
     assert (session.language, session.files_revision, session.file_count) == ("python", 2, 2)
+
+
+async def test_what_a_refused_unit_had_done_is_taken_back_in_a_group(
+    keeper: SqliteRecords, other: sqlite3.Connection
+) -> None:
+    def refusing(connection: Connection) -> None:
+        connection.exec_driver_sql("UPDATE sessions SET language = 'refused'")
+        raise InputError("invalid_field")
+
+    await make(keeper)
+    other.execute("BEGIN IMMEDIATE")
+    waiting = asyncio.gather(
+        upload(keeper, file("a")),
+        upload(keeper, file("b")),
+        keeper._write(refusing),
+        upload(keeper, file("c")),
+        return_exceptions=True,
+    )
+    await asyncio.sleep(0.05)
+    other.execute("COMMIT")
+    outcomes = await waiting
+    assert [type(outcome) for outcome in outcomes] == [
+        type(None),
+        type(None),
+        InputError,
+        type(None),
+    ]
+    assert (await keeper.get("s")).language == "python"
+    assert await paths(keeper) == ["a", "b", "c"]
 
 
 async def test_a_write_cancelled_before_its_turn_does_nothing(
