@@ -528,6 +528,16 @@ async def test_after_three_interrupted_attempts_it_has_failed(world: World, gate
     assert (await world.run("print(1)")).stdout == "1\n"
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_the_worker_ends_though_it_was_just_woken(world: World, turns: int) -> None:
+    for _ in range(10):
+        await asyncio.sleep(0.001)
+        world.sessions._setups.wake()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await world.restart()
+
+
 async def test_the_environment_of_steps(world: World) -> None:
     await world.restart(public_url="http://host:1")
     await world.create(

@@ -125,8 +125,10 @@ class Setups:
                 await self._claim()
             except Exception as error:  # noqa: BLE001 - the store may be away for a while
                 _log.error("setups cannot be claimed", exc_info=error)
+            # Not `wait_for`: on 3.11 it loses a cancel that comes together with the wake.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _POLL_SECONDS)
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await self._wake.wait()
 
     async def _claim(self) -> None:
         while len(self._jobs) < self._limits.setups.concurrent:
