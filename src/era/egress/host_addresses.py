@@ -7,7 +7,7 @@ import socket
 import time
 from typing import Final
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from era.egress.policy import Address
 
