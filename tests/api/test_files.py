@@ -281,3 +281,21 @@ async def test_links_lead_to_their_files(api: httpx2.AsyncClient) -> None:
     assert (files["l"]["symlink"], files["l"]["size"]) == ("t.json", 4)
     assert (await api.get(f"{FILES}/l")).content == b"1234"
     assert (await api.get(f"{FILES}/n")).status_code == 404
+
+
+async def test_links_out_of_the_workspace_are_dropped(api: httpx2.AsyncClient) -> None:
+    code = (
+        "import os\n"
+        "os.symlink('/etc/passwd', 'l'); os.symlink('/etc', 'd'); os.symlink('../..', 'up')\n"
+        "os.mkdir('in'); os.symlink('../../etc/passwd', 'in/l'); os.symlink('l', 'second')\n"
+    )
+    result = (await api.post("/api/sessions/s/run", json={"code": code})).json()
+    skipped = {file["path"]: file["reason"] for file in result["files_skipped"]}
+    assert {"l", "d", "up", "in/l"} <= {p for p, why in skipped.items() if why == "outside_link"}
+    for path in ("l", "d/passwd", "in/l", "second", "up/etc/passwd"):
+        answer = await api.get(f"{FILES}/{path}")
+        assert answer.status_code == 404, path
+        assert "root:" not in answer.text
+    put_through = await put(api, "d/x")
+    assert put_through.status_code == 200
+    assert (await api.get(f"{FILES}/d/x")).content == b"x"

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import structlog
 
+import era as era_package
 from era.cli.main import main
 from era.config import VARIABLES
 from tests.cli.program import era, serving, wait_until
@@ -189,6 +190,38 @@ def test_the_log_tells_nothing_that_is_secret(tmp_path: Path) -> None:
     requests = [line for line in server.lines if line["event"] == "request"]
     assert [line["status"] for line in requests] == [200, 401]
     assert not log.exists()
+
+
+LOOK_AROUND = """
+import glob, os
+print(dict(os.environ))
+for path in glob.glob('/proc/[0-9]*/environ') + glob.glob('/proc/[0-9]*/cmdline'):
+    try:
+        print(open(path, 'rb').read())
+    except OSError:
+        pass
+for top in ('/', '/workspace', '/opt', '/var/lib', '/home', '/tmp', '/root'):
+    print(os.listdir(top) if os.access(top, os.R_OK) else None)
+print(os.path.exists(STATE), os.path.exists(SOURCE))
+"""
+
+
+def test_code_and_answers_show_nothing_of_the_server(tmp_path: Path) -> None:
+    """Neither the key nor a setting, its directories or its source, whatever the code looks at."""
+    state = tmp_path / "state-of-server"
+    source = str(Path(era_package.__file__).parent)
+    code = f"STATE, SOURCE = {str(state)!r}, {source!r}\n{LOOK_AROUND}"
+    variables = {"ERA_API_KEY": "key-secret", "ERA_SECRET_KEY": "seal-secret"}
+    with serving("--state-dir", str(state), variables=variables) as server:
+        key = {"Authorization": "Bearer key-secret"}
+        server.post("/api/sessions", {"id": "other-session", "language": "python"}, **key)
+        body = {"language": "python", "code": code}
+        answer = server.post("/api/execute", body, **key)
+        assert (answer["exit_code"], answer["stderr"]) == (0, "")
+        shown = answer["stdout"]
+    for secret in ("key-secret", "seal-secret", "other-session", "state-of-server"):
+        assert secret not in shown
+    assert shown.endswith("False False\n")
 
 
 def test_the_log_goes_to_a_file(tmp_path: Path) -> None:
