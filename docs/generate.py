@@ -148,11 +148,16 @@ def answer_text(operation: Schema, common: set[str]) -> str:
     (status, answer), *_ = operation["responses"].items()
     ((media_type, content),) = answer["content"].items()
     shape = content["schema"]
-    what = type_text(shape) if "$ref" in shape else f"the bytes (`{media_type}` when unknown)"
+    what = type_text(shape) if "$ref" in shape else bytes_text(media_type)
     errors = ", ".join(
         f"`{code}` ({CODES[code].status})" for code in codes_of(operation) if code not in common
     )
     return f"Answer {status}: {what}." + (f"\n\nErrors: {errors}." if errors else "")
+
+
+def bytes_text(media_type: str) -> str:
+    """An answer that is not JSON."""
+    return "the bytes" if media_type == "application/octet-stream" else f"`{media_type}`"
 
 
 def heading(method: str, path: str) -> str:
