@@ -106,6 +106,8 @@ class Launcher:
                 self._dismiss(message["name"])
             elif request == "close":
                 self._close(message["box"])
+            else:  # a server of another version: better refused than waited for
+                raise OSError(errno.ENOSYS, f"no such request: {request}")
         except OSError as error:
             reply = {"event": "refused", "errno": error.errno or 0, "reason": str(error)}
             wire.send(self._control, message | reply)
@@ -263,6 +265,7 @@ class Launcher:
 
     def _close(self, box: int) -> None:
         opened = self._boxes.pop(box)
+        self._scratch.retire(opened.space)
         pid = os.fork()
         if pid == 0:
             self._clean(opened.space)

@@ -24,6 +24,10 @@ _LO_FLAGS_DIRECT_IO = 16
 _FITRIM = 0xC0185879
 _TRIM_ABOVE_BYTES = 64 << 20
 """Give blocks back to the host after a box that used more than this; less is cheaper to keep."""
+_STALE_INODES = 256
+"""Without a journal ext4 does not give a file the inode of one deleted in the last minute, and looks
+at each such inode on the way (fs/ext4/ialloc.c, recently_deleted): thousands of them make every new
+file slow.  Mounted anew it has forgotten them (about 5 ms), so no box pays for the one before."""
 _KEEP = 32
 """Empty spaces kept ready for each size."""
 _BYTES_PER_INODE = 16384
@@ -117,13 +121,36 @@ def _remove_one(top: int, name: str, serial: int) -> int:
     return serial
 
 
-class Space:
-    """Scratch of one box: `path` holds one directory for each name used."""
+class Slot:
+    """A mounted scratch file system on disk.  `stale` counts the inodes deleted since the mount."""
 
-    def __init__(self, path: str, mount_point: str, size: int) -> None:
+    def __init__(self, mount_point: str, device: str) -> None:
+        self.mount_point = mount_point
+        self.device = device
+        self.stale = 0
+
+    def mount(self) -> None:
+        """Mount it where it belongs."""
+        sys.mount(self.device, self.mount_point, "ext4", _MOUNT_FLAGS, "nobarrier")
+
+    def mount_anew(self) -> None:
+        """Unmount and mount again, so that nothing of what was cached remains."""
+        held = os.open(self.device, os.O_RDONLY | os.O_CLOEXEC)  # or it would go with the mount
+        try:
+            sys.umount(self.mount_point, 0)
+            self.mount()
+        finally:
+            os.close(held)
+
+
+class Space:
+    """Scratch of one box: `path` holds one directory for each name used; `slot` None: in memory."""
+
+    def __init__(self, path: str, mount_point: str, size: int, slot: Slot | None) -> None:
         self.path = path
         self.mount_point = mount_point
         self.size = size
+        self.slot = slot
 
 
 class Scratch:
@@ -133,12 +160,13 @@ class Scratch:
         self._root = root
         self._images = images
         self._owner = (uid, gid)
-        self._free: dict[int, list[str]] = {}
+        self._free: dict[int, list[Slot]] = {}
         self._serial = 0
 
     def open(self, size: int) -> Space:
         """A new empty space of `size` bytes."""
         self._serial += 1
+        slot = None
         if self._images is None:
             mount_point = f"{self._root}/{self._serial}"
             os.mkdir(mount_point, 0o700)
@@ -146,12 +174,13 @@ class Scratch:
             options = f"size={size},nr_inodes={inodes},mode=755"
             sys.mount("era-scratch", mount_point, "tmpfs", sys.MS_NOSUID | sys.MS_NODEV, options)
         else:
-            mount_point = self._slot(size)
+            slot = self._slot(size)
+            mount_point = slot.mount_point
         path = f"{mount_point}/box-{self._serial}"
         os.mkdir(path, 0o755)
-        return Space(path, mount_point, size)
+        return Space(path, mount_point, size, slot)
 
-    def _slot(self, size: int) -> str:
+    def _slot(self, size: int) -> Slot:
         free = self._free.setdefault(size, [])
         if free:
             return free.pop()
@@ -163,12 +192,13 @@ class Scratch:
             device_path, device = _attach_loop(image)
         finally:
             os.close(image)  # the loop device keeps it; with the device the bytes go
+        slot = Slot(mount_point, device_path)
         try:
             os.mkdir(mount_point, 0o700)
-            sys.mount(device_path, mount_point, "ext4", _MOUNT_FLAGS, "nobarrier")
+            slot.mount()
         finally:
             os.close(device)
-        return mount_point
+        return slot
 
     def add(self, space: Space, name: str, mode: int) -> str:
         """Make the directory `name` in `space`, owned by the box's user; its path."""
@@ -179,9 +209,15 @@ class Scratch:
             os.chmod(path, mode)
         return path
 
+    def retire(self, space: Space) -> None:
+        """The box is done with `space`: to be called before `clean`, in the launcher itself."""
+        if space.slot is not None:
+            used = os.statvfs(space.mount_point)
+            space.slot.stale += used.f_files - used.f_ffree
+
     def clean(self, space: Space) -> None:
         """Empty `space`.  Runs in a process of its own: a box may have left a million files."""
-        if self._images is None:
+        if space.slot is None:
             sys.umount(space.mount_point)
             return
         used = os.statvfs(space.mount_point)
@@ -192,14 +228,18 @@ class Scratch:
             with suppress(OSError):  # a backing file system without holes keeps the blocks
                 fcntl.ioctl(fd, _FITRIM, struct.pack("=QQQ", 0, 2**64 - 1, 0))
             os.close(fd)
+        if space.slot.stale > _STALE_INODES:
+            space.slot.mount_anew()
 
     def recycle(self, space: Space, *, clean: bool) -> None:
         """After `clean`: keep the space for another box, or let go of it when cleaning failed."""
-        if self._images is not None:
+        if space.slot is not None:
             free = self._free[space.size]
             if clean and len(free) < _KEEP:
-                free.append(space.mount_point)
+                if space.slot.stale > _STALE_INODES:
+                    space.slot.stale = 0
+                free.append(space.slot)
                 return
-        if self._images is not None or not clean:
+        if space.slot is not None or not clean:
             sys.umount(space.mount_point)
         os.rmdir(space.mount_point)
