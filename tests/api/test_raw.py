@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
@@ -10,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from era.api import server
 from era.api.options import Bounds
 from era.models import RunRequest, RunResult
 from era.sessions.service import Sessions
-from tests.api.serving import exchange, read_answer, request, serving
+from tests.api.serving import connection, exchange, read_answer, request, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -113,6 +115,65 @@ async def test_odd_targets(port: int, target: str, status: int, code: str) -> No
 async def test_targets_are_decoded_once(port: int, target: str, name: str) -> None:
     answer = await exchange(port, request("PUT", f"/api/sessions/s/files/{target}", b"bytes"))
     assert (answer.status, answer.json()) == (200, {"path": name, "size": 5})
+
+
+async def answer_or_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """What a connection says before it ends, though bytes are sent to it for ever."""
+
+    async def flood() -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"x-more: " + b"y" * 1000 + b"\r\n")
+                await writer.drain()
+
+    flooding = asyncio.create_task(flood())
+    try:
+        return await asyncio.wait_for(reader.readline(), 30)
+    except ConnectionError:
+        return b""
+    finally:
+        flooding.cancel()
+
+
+ENDLESS = {
+    "headers": b"GET / HTTP/1.1\r\n",
+    "one header": b"GET / HTTP/1.1\r\nx: ",
+    "a target": b"GET /",
+    "trailers": chunked("POST", "/api/execute") + CHUNK % (1, b"{") + b"0\r\n",
+    "a chunk's extension": chunked("POST", "/api/execute") + b"1;",
+}
+
+
+@pytest.mark.parametrize("case", ENDLESS)
+async def test_heads_without_an_end(port: int, case: str) -> None:
+    """A connection that sends no end of a head is ended; the server serves on."""
+    async with connection(port) as (reader, writer):
+        writer.write(ENDLESS[case])
+        said = await answer_or_end(reader, writer)
+    assert said in (b"", b"HTTP/1.1 400 Bad Request\r\n")
+    assert (await exchange(port, request("GET", "/health"))).status == 200
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n"])
+async def test_heads_that_take_too_long(
+    port: int, begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    async with connection(port) as (reader, writer):
+        writer.write(begun)
+        assert await asyncio.wait_for(reader.read(), 30) == b""
+
+
+async def test_a_long_body_may_take_its_time(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.1)
+    async with connection(port) as (reader, writer):
+        writer.write(
+            b"PUT /api/sessions/s/files/f HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
+        )
+        for _ in range(4):
+            await asyncio.sleep(0.1)
+            writer.write(b"x")
+        assert (await read_answer(reader)).status == 200
 
 
 async def test_an_upload_that_breaks_leaves_what_was_there(port: int) -> None:

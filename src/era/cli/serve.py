@@ -9,24 +9,21 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Generator
 from typing import Final, TextIO
 
 import structlog
-import uvicorn
 
 from era import __version__, assemble, logs
 from era.api.app import create_app
 from era.api.options import Bounds, Options
+from era.api.server import BACKLOG, Server
+from era.api.server import server as http_server
 from era.assemble import StartError
 from era.cli.main import Common
 from era.config import Settings, load
 from era.errors import CODES, EraError
 
 CANNOT_START: Final = 1
-LAST_ANSWERS_SECONDS: Final = 2
-"""After the grace of the runs: for answers that are on their way to slow clients."""
-BACKLOG: Final = 2048
 
 _log = structlog.get_logger("era.serve")
 
@@ -131,38 +128,13 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-class Server(uvicorn.Server):
-    """uvicorn, ending when it is told and not by signals: the runs come first."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Leave the signals to `serve`."""
-        yield
-
-
-def _uvicorn(app: object, settings: Settings) -> Server:
-    return Server(
-        uvicorn.Config(
-            app,  # type: ignore[arg-type]
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            backlog=BACKLOG,
-            timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
-        )
-    )
-
-
 async def serve(settings: Settings, listener: socket.socket) -> None:
     """Build the service, answer requests until a signal, let runs finish, take everything down."""
     service = await assemble.build(settings, listener.getsockname()[1])
     try:
         stop = asyncio.Event()
         app = create_app(service.sessions, options(settings, stop))
-        server = _uvicorn(app, settings)
+        server = http_server(app)
         _on_signals(stop, server)
         ending = asyncio.create_task(_end(stop, service, server, settings.shutdown_grace))
         _announce(settings, listener, service)
