@@ -49,6 +49,8 @@ from era.relpath import RelPath, user_path
 
 MAX_ARGS: Final = 1024
 MAX_ARGS_BYTES: Final = 128 << 10
+MAX_ARG_BYTES: Final = (128 << 10) - 1
+"""Of one argument, a command included: the kernel takes no longer one (execve(2))."""
 MIN_MEMORY_MIB: Final = 64
 
 _EXPECTATIONS: Final[Mapping[str, str]] = {
@@ -195,8 +197,11 @@ def _args(args: list[str] | None) -> tuple[str, ...]:
         raise invalid_field("args", f"an array of at most {MAX_ARGS} strings")
     if any("\0" in arg for arg in args):
         raise invalid_field("args", "an array of strings without NUL")
-    if sum(len(_text("args", arg).encode()) for arg in args) > MAX_ARGS_BYTES:
+    sizes = [len(_text("args", arg).encode()) for arg in args]
+    if sum(sizes) > MAX_ARGS_BYTES:
         raise invalid_field("args", f"at most {MAX_ARGS_BYTES} bytes in total")
+    if max(sizes) > MAX_ARG_BYTES:
+        raise invalid_field("args", f"an array of strings of at most {MAX_ARG_BYTES} bytes")
     return tuple(args)
 
 
@@ -274,7 +279,7 @@ def run(members: Mapping[str, Any], bounds: Bounds, base_url: str) -> RunRequest
     """The request of a run in a session."""
     body, unknown = checked(RunBody, members)
     code = body.code if body.code and body.code.strip() else None
-    command = _command(body.command, code, bounds)
+    command = _command(body.command, code)
     return RunRequest(
         code=None if code is None else _code(code, bounds),
         command=command,
@@ -290,15 +295,15 @@ def run(members: Mapping[str, Any], bounds: Bounds, base_url: str) -> RunRequest
     )
 
 
-def _command(command: str | None, code: str | None, bounds: Bounds) -> str | None:
+def _command(command: str | None, code: str | None) -> str | None:
     if not command:
         return None
     if code is not None:
         raise InputError("conflicting_fields", "code and command differ", hint="Give one of them.")
     if "\0" in command:
         raise invalid_field("command", "a string without NUL")
-    if len(_text("command", command).encode()) > bounds.code_bytes:
-        raise invalid_field("command", f"at most {bounds.code_bytes} bytes")
+    if len(_text("command", command).encode()) > MAX_ARG_BYTES:
+        raise invalid_field("command", f"at most {MAX_ARG_BYTES} bytes")
     return command
 
 
