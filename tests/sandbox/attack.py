@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 
+import pytest
+
 from era.sandbox.base import BoxSpec, Exit, Limits, Program
+from era.sandbox.namespaces.cgroups.detect import find_v1, find_v2
 from era.sandbox.namespaces.driver import NamespacesDriver
 from tests.contracts.driver import BoxTools, one, output_of, python, shell
 from tests.sandbox.census import groups_of, launcher_processes, until
 
 TOOLS = BoxTools()
 ROOT = os.geteuid() == 0
+needs_cgroups = pytest.mark.skipif(
+    not (find_v1() or find_v2()) or not ROOT, reason="no cgroup is delegated to an ordinary user"
+)
 SMALL = BoxSpec(limits=Limits(memory_bytes=128 << 20, disk_bytes=64 << 20, pids=64))
 
 
