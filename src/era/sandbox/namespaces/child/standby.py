@@ -156,8 +156,8 @@ def _take_over(start: Start, area: tuple[int, int]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
+    os.environ.clear()  # first: what the C library has of it lies where the other is written
     _show_environment(area, start.env)
-    os.environ.clear()
     os.environ.update(start.env)
     time.tzset()
     extra = start.argv[len(sys.orig_argv) :]
