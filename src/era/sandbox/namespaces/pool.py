@@ -21,6 +21,7 @@ from era import layout
 from era.errors import EraError
 from era.sandbox.base import Program, Readiness, Warm
 from era.sandbox.namespaces.cgroups.base import Group
+from era.sandbox.namespaces.child.standby import PAD_BYTES
 from era.sandbox.namespaces.run import Run
 
 FORKS: Final = 500
@@ -59,6 +60,8 @@ def fits(warm: Warm, program: Program) -> bool:
         return True
     if program.argv[: len(warm.argv)] != warm.argv or program.cwd != layout.WORKSPACE:
         return False
+    if _environment_bytes(program.env) > PAD_BYTES:
+        return False
     names = program.env.keys() | warm.env.keys()
     return not any(
         name not in _UNDERSTOOD
@@ -66,6 +69,10 @@ def fits(warm: Warm, program: Program) -> bool:
         and program.env.get(name) != warm.env.get(name)
         for name in names
     )
+
+
+def _environment_bytes(env: Mapping[str, str]) -> int:
+    return sum(len(f"{name}={value}".encode(errors="replace")) + 1 for name, value in env.items())
 
 
 @dataclass(slots=True)

@@ -3,8 +3,8 @@
 Forked by the launcher (or by an interpreter that stands ready) into a new pid namespace.  `run_box`
 is process 1: with the launcher's capabilities it makes the remaining namespaces and the root, then
 enters a user namespace of its own, starts the program's process, drops everything and stays to reap.
-`_wait_at_the_gate` is the program's process: it locks itself up first and only then learns what to
-run, so a box made ahead of a request is the same box.  Only the standard library.
+The program's process locks itself up first and only then learns what to run (`gate.py`), so a box
+made ahead of a request is the same box.  Only the standard library.
 
 Order matters, and why:
 
@@ -19,7 +19,6 @@ Order matters, and why:
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import resource
@@ -32,9 +31,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from era.sandbox.namespaces.child import mounts, redirect, wire
+from era.sandbox.namespaces.child import gate, mounts, redirect, wire
 from era.sandbox.namespaces.child import syscalls as sys
-from era.sandbox.plan import Foundation, Plan, Start, decode_start
+from era.sandbox.plan import Foundation, Plan, Start
 
 PROXY_PORT = 3128
 TRANSPARENT_PORT = 3129
@@ -42,12 +41,9 @@ DNS_PORT = 53
 AHEAD_GATE = 3
 AHEAD_START = 4
 _STOP = b"TERM"
-_READY = b"ready"
 _NAMESPACES = sys.CLONE_NEWNS | sys.CLONE_NEWNET | sys.CLONE_NEWIPC | sys.CLONE_NEWUTS
 _OOM_SCORE = 500
 """When the host itself runs out of memory, boxes go before the service and its neighbours."""
-_NOT_FOUND = 127
-_NOT_EXECUTABLE = 126
 
 
 class StepError(Exception):
@@ -80,6 +76,17 @@ class Seat:
     uid: int
     gid: int
     idmap: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AtGate:
+    """Descriptors of the program's process, locked up: the gate, the memory file with the start, and
+    where to say that it is ready; and what waits instead of it, if anything."""
+
+    gate: int
+    start: int
+    ready: int
+    ahead: Start | None
 
 
 def _reset_signals() -> None:
@@ -231,54 +238,37 @@ def _lock_up(plan: Plan, fds: BoxFds, seccomp: sys.FilterProgram) -> None:
     seccomp.install()
 
 
-def _wait_at_the_gate(plan: Plan, fds: BoxFds, seccomp: sys.FilterProgram, ready_fd: int) -> Start:
-    """The program's own process, from fork to the moment it learns what it is.
-
-    Says `ready` on `ready_fd` once it is locked up, or why not.  Then waits on the gate.  The server
-    puts the start into the memory file before it opens the gate.
-    """
+def _locked_up(plan: Plan, fds: BoxFds, seccomp: sys.FilterProgram, ready_fd: int) -> AtGate:
+    """The program's own process, from fork to the gate; why it did not come so far is told as the
+    number of the error on `ready_fd`."""
     try:
         _lock_up(plan, fds, seccomp)
     except OSError as error:
         os.write(ready_fd, str(error.errno or 0).encode())
-        os._exit(_NOT_EXECUTABLE)
-    os.write(ready_fd, _READY)
-    os.close(ready_fd)
-    if plan.ahead is not None:
-        become_ahead(plan.ahead, fds)
-    if not os.read(fds.gate, 64):
-        os._exit(0)  # the server is gone
-    start = decode_start(wire.read_all(fds.start))
-    try:
-        os.chdir(start.cwd)
-    except OSError as error:
-        failed = {"event": "failed", "step": "working directory", "errno": error.errno or 0}
-        os.write(fds.gate, wire.pack(failed))
-        os._exit(_NOT_EXECUTABLE)
-    os.write(fds.gate, wire.pack({"event": "started", "at_ns": time.monotonic_ns()}))
-    return start
+        os._exit(gate.NOT_EXECUTABLE)
+    return AtGate(gate=fds.gate, start=fds.start, ready=ready_fd, ahead=plan.ahead)
 
 
-def become_ahead(start: Start, fds: BoxFds) -> NoReturn:
+def run_program(at: AtGate) -> NoReturn:
+    """In the program's process, locked up: say so, wait at the gate, become the program."""
+    gate.say_ready(at.ready)
+    if at.ahead is not None:
+        _become_ahead(at.ahead, at)
+    told = gate.wait(at.gate, at.start)
+    gate.become(told["argv"], dict(told["env"]))
+
+
+def _become_ahead(start: Start, at: AtGate) -> NoReturn:
     """Become an interpreter that waits at the gate itself: descriptor 3 is the gate, 4 the start.
 
     It says `ahead` once it waits, and `started` when it goes on; it closes both before anything of
     the client's program runs.
     """
     os.chdir(start.cwd)
-    gate, told = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in (fds.gate, fds.start))
-    os.dup2(gate, AHEAD_GATE, inheritable=True)
+    high, told = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in (at.gate, at.start))
+    os.dup2(high, AHEAD_GATE, inheritable=True)
     os.dup2(told, AHEAD_START, inheritable=True)
-    become(start)
-
-
-def become(start: Start) -> NoReturn:
-    """Become the program; one that cannot be started ends as a shell would say it (126, 127)."""
-    try:
-        os.execve(start.argv[0], start.argv, dict(start.env))
-    except OSError as error:
-        os.write(2, f"{start.argv[0]}: {error.strerror}\n".encode())
-        os._exit(_NOT_FOUND if error.errno == errno.ENOENT else _NOT_EXECUTABLE)
+    gate.become(list(start.argv), dict(start.env))
 
 
 def _lock_down_init(seccomp: sys.FilterProgram) -> None:
@@ -344,7 +334,7 @@ def _init(
     _lock_down_init(seccomp)
     report = os.read(ready_fd, 64)
     os.close(ready_fd)
-    if report != _READY:
+    if report != gate.READY:
         raise StepError("program", OSError(int(report or b"0"), "the program's process"))
     wire.send(control, {"event": "ready"})
     _tend(control, main)
@@ -365,10 +355,10 @@ def _make(
 
 def run_box(
     foundation: Foundation, plan: Plan, seat: Seat, fds: BoxFds, seccomp: sys.FilterProgram
-) -> Start:
+) -> AtGate:
     """Process 1 of a box: build it, start the program's process, tend it, end.
 
-    Returns in the program's process only, locked up, with what it is to become.
+    Returns in the program's process only, locked up.
     """
     control: socket.socket | None = None
     try:
@@ -392,4 +382,4 @@ def run_box(
         os._exit(1)
     control.detach()
     os.close(fds.control)
-    return _wait_at_the_gate(plan, fds, seccomp, ready_write)
+    return _locked_up(plan, fds, seccomp, ready_write)

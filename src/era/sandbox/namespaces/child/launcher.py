@@ -39,7 +39,7 @@ class _OpenBox:
 
 
 class _Interpreter:
-    """A Python that stands ready (`standby.py`), and its forks: run -> pidfd of process 1."""
+    """A Python that stands ready (`standby`), and its forks: run -> pidfd of process 1."""
 
     def __init__(self, name: str, sock: socket.socket, pid: int) -> None:
         self.name = name
@@ -202,7 +202,7 @@ class Launcher:
             finally:
                 os._exit(1)
         theirs.close()
-        wire.send(ours, {"modules": message["modules"]}, fds)
+        wire.send(ours, {"request": "stand"}, fds)
         self._interpreters[ours.fileno()] = _Interpreter(message["name"], ours, pid)
         self._poll.register(ours.fileno(), select.POLLIN)
 
@@ -255,7 +255,7 @@ class Launcher:
     def _become(self, plan: Plan, seat: boxes.Seat, fds: boxes.BoxFds) -> NoReturn:
         """The child: process 1 of a box, and in the end the program."""
         try:
-            boxes.become(boxes.run_box(self._foundation, plan, seat, fds, self._seccomp))
+            boxes.run_program(boxes.run_box(self._foundation, plan, seat, fds, self._seccomp))
         finally:
             os._exit(1)
 
@@ -322,8 +322,8 @@ def _become_interpreter(
     sys.close_range(standby.CONTROL_FD + 1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    hook = os.path.join(os.path.dirname(os.path.abspath(__file__)), "hook")
-    env = {"PYTHONPATH": hook, **message["env"], standby.PAD: "x" * standby.PAD_BYTES}
+    env = {"PYTHONPATH": standby.HOOK, **message["env"]}
+    env |= {standby.AHEAD: " ".join(message["modules"]), standby.PAD: "x" * standby.PAD_BYTES}
     os.execve(message["argv"][0], message["argv"], env)
 
 

@@ -1,0 +1,168 @@
+"""Imports modules before any program does, and notes what a first import of each would bring.
+
+Standing process only, before it forks; nothing of this module stays.  While a module runs, every
+import it asks for is noted, as is every exit function it registers: those take effect when a program
+imports the module.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from importlib import _bootstrap  # type: ignore[attr-defined]
+from types import ModuleType
+from typing import Any, Final
+
+from era.sandbox.namespaces.child import standby
+
+_OURS: Final = (
+    *("ctypes", "dataclasses", "errno", "fcntl", "gc", "json", "platform", "resource", "select"),
+    *("signal", "socket", "stat", "struct", "typing", "contextlib", "collections.abc", "site"),
+)
+"""What this service's own part needs: imported now, it is known and out of sight like the rest."""
+_UNSEEN_NAME: Final = "<frozen importlib._bootstrap>"
+"""The name that what stays is compiled under: like Python's own import system, it is left out of
+tracebacks and of the frames that warnings are attributed to."""
+_RESIDENT: Final = ("../gate.py", "resident.py")
+
+
+def _nothing(*_call: Any) -> None:
+    """What there is before there is anything else."""
+
+
+class Recorder:
+    """Notes what importing each module brings.  `before` is what an interpreter has at its start."""
+
+    def __init__(self, before: Mapping[str, ModuleType]) -> None:
+        self.needs: dict[str, dict[str, None]] = {}
+        self.exits: dict[str, list[tuple[Any, ...]]] = {}
+        self._seen = {*before, *sys.modules}
+        self._running: list[str] = []
+        self._load: Callable[..., Any] = _bootstrap._find_and_load_unlocked
+        self._ask: Callable[..., Any] = _bootstrap._find_and_load
+        self._import: Callable[..., Any] = builtins.__import__
+        self._register: Callable[..., Any] = _nothing
+
+    def run(self, names: Iterable[str]) -> None:
+        """Import `names`; one that this Python does not have is left out."""
+        _bootstrap._find_and_load_unlocked = self._loading
+        _bootstrap._find_and_load = self._asking
+        builtins.__import__ = self._importing
+        atexit: Any = __import__("atexit")
+        self._register, atexit.register = atexit.register, self._registering
+        try:
+            for name in names:
+                self._try(name)
+        finally:
+            _bootstrap._find_and_load_unlocked = self._load
+            _bootstrap._find_and_load = self._ask
+            builtins.__import__ = self._import
+            atexit.register = self._register
+
+    def _try(self, name: str) -> None:
+        try:
+            __import__(name)
+        except ImportError:
+            return  # another version of Python; a program that needs it will say so itself
+
+    def _note(self, *names: str) -> None:
+        """The running module asks for `names`; before that, what it put there itself (typing.io)."""
+        if not self._running:
+            return
+        needs = self.needs[self._running[-1]]
+        for more in [name for name in sys.modules if name not in self._seen]:
+            self._seen.add(more)
+            if more not in self.needs:
+                self.needs[more] = {}
+                needs[more] = None
+        for name in names:
+            if name != self._running[-1]:
+                needs.setdefault(name)
+
+    def _loading(self, name: str, import_: Any) -> Any:
+        self._note(name)
+        self._running.append(name)
+        parent = name.rpartition(".")[0]
+        self.needs[name] = {parent: None} if parent else {}
+        try:
+            return self._load(name, import_)
+        finally:
+            self._note()
+            self._running.pop()
+
+    def _asking(self, name: str, import_: Any) -> Any:
+        self._note(name)
+        return self._ask(name, import_)
+
+    def _importing(
+        self,
+        name: str,
+        globals: Mapping[str, Any] | None = None,
+        locals: Mapping[str, Any] | None = None,
+        fromlist: tuple[str, ...] = (),
+        level: int = 0,
+    ) -> Any:
+        result = self._import(name, globals, locals, fromlist, level)
+        if self._running:
+            package = _bootstrap._calc___package__(globals or {}) if level else ""
+            full = _bootstrap._resolve_name(name, package, level) if level else name
+            while full:
+                self._note(full)
+                full = full.rpartition(".")[0]
+            top = result.__name__ if fromlist else ""
+            for item in fromlist or ():
+                if f"{top}.{item}" in self.needs:
+                    self._note(f"{top}.{item}")
+        return result
+
+    def _registering(self, *call: Any, **names: Any) -> Any:
+        if not self._running:
+            return self._register(*call, **names)
+        self.exits.setdefault(self._running[-1], []).append((call, names))
+        return call[0]
+
+
+def _brings(name: str, needs: Mapping[str, Iterable[str]]) -> list[str]:
+    """What a first import of `name` puts into `sys.modules`, in that order, and among them what it
+    asks for in vain."""
+    done: list[str] = []
+    entered = {name}
+    stack = [(name, iter(needs[name]))]
+    while stack:
+        current, rest = stack[-1]
+        need = next((need for need in rest if need not in entered), None)
+        if need is None:
+            done.append(current)
+            stack.pop()
+        else:
+            entered.add(need)
+            stack.append((need, iter(needs.get(need, ()))))
+    return done
+
+
+def _resident() -> dict[str, Any]:
+    """What stays in a program's interpreter: compiled without docs, under a name that hides it."""
+    namespace: dict[str, Any] = {"__name__": "_frozen_importlib", "__builtins__": builtins}
+    for part in _RESIDENT:
+        with open(os.path.join(os.path.dirname(__file__), part), encoding="utf-8") as file:
+            code = compile(file.read(), _UNSEEN_NAME, "exec", dont_inherit=True, optimize=2)
+        exec(code, namespace)  # noqa: S102 - text of this package
+    return namespace
+
+
+def prepare(before: Mapping[str, ModuleType]) -> dict[str, Any]:
+    """Import what is wanted ahead; the names of what stays (`resident.py`), told what is known."""
+    # What importing this module brought is imported again, to be noted.
+    for name in [name for name in sys.modules if name not in before]:
+        if name.partition(".")[0] not in ("era", "sitecustomize"):
+            del sys.modules[name]
+    recorder = Recorder(before)
+    recorder.run([*_OURS, *os.environ[standby.AHEAD].split()])
+    brings: dict[str, tuple[str, ...]] = {}
+    for name in filter(sys.modules.__contains__, recorder.needs):
+        brings[name] = tuple(_brings(name, recorder.needs))
+    resident = _resident()
+    resident["remember"](dict(before), brings, recorder.exits)
+    return resident
