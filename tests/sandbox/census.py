@@ -145,7 +145,7 @@ def count(driver: NamespacesDriver, directory: str) -> Census:
         mounts=len(_read(f"/proc/{inner.pid}/mountinfo").splitlines()),
         loops=len(loops_naming(directory)),
         groups=len(groups_of(os.getpid())),
-        networks=len({network_of(one.pid) for one in (inner, *children)}),
+        networks=len({network_of(one.pid) for one in (inner, *children)} - {""}),
     )
 
 

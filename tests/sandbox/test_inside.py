@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from era import layout
-from era.sandbox.base import Box, BoxSpec, Limits, Program, Warm
+from era.sandbox.base import Box, BoxSpec, Limits, Program, Readiness, Warm
 from era.sandbox.namespaces.driver import NamespacesDriver
 from tests.contracts.driver import BoxTools, output_of, place, shell
 from tests.sandbox.boxes import Unmasked, namespaces_driver
@@ -102,7 +102,14 @@ async def _warm_up(driver: NamespacesDriver) -> None:
 async def driver(
     tmp_path_factory: pytest.TempPathFactory, anyio_backend: str
 ) -> AsyncIterator[NamespacesDriver]:
-    warm = Warm(name="python", argv=COMMAND, env=ENV, modules=("json", "socket"), count=1)
+    warm = Warm(
+        name="python",
+        readiness=Readiness.STANDING,
+        argv=COMMAND,
+        env=ENV,
+        modules=("json", "socket"),
+        count=1,
+    )
     directory = str(tmp_path_factory.mktemp("inside"))
     async with namespaces_driver(
         directory, on_disk=ROOT, warm=(warm,), limits=SPEC.limits
@@ -378,7 +385,7 @@ async def test_no_secret_of_the_server_is_in_memory(
 ) -> None:
     secret = f"secret-{os.urandom(8).hex()}"
     monkeypatch.setenv("ERA_TEST_SECRET", secret)
-    warm = Warm(name="python", argv=COMMAND, env=ENV, count=1)
+    warm = Warm(name="python", readiness=Readiness.STANDING, argv=COMMAND, env=ENV, count=1)
     async with namespaces_driver(
         str(tmp_path), on_disk=False, warm=(warm,), limits=SPEC.limits
     ) as driver:
