@@ -182,6 +182,7 @@ async def _sessions(
         layers_dir=state.of("layers"),
         clock=arguments.clock,
         go_cache=go_cache,
+        modules_dir=state.of("deno"),
     )
     return Sessions(parts, arguments.limits(settings))
 
