@@ -192,6 +192,8 @@ class Run:
             if not self.ready.done():
                 self.ready.set_result(None)
         elif event == "started":
+            # The gate has no more to say, and must not be believed once a program runs behind it.
+            self._channels[1].close()
             self._started.set_result(message["at_ns"])
         elif event == "ended":
             self._status, self._ended_ns = message["status"], message["at_ns"]
