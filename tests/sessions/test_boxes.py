@@ -72,6 +72,14 @@ async def room(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Room]:
         await room.sessions.close(0)
 
 
+def contents(directory: str) -> dict[str, tuple[int, bytes]]:
+    """Mode and bytes of everything below a directory."""
+    return {
+        str(path): (path.lstat().st_mode, path.read_bytes() if path.is_file() else b"")
+        for path in Path(directory).rglob("*")
+    }
+
+
 def result(text: str | None) -> dict[str, Any]:
     value: dict[str, Any] = jsontext.loads(text or "null")
     return value
@@ -163,11 +171,17 @@ async def test_what_a_setup_left_is_at_the_same_paths(room: Room) -> None:
     for _ in range(2):
         seen = await room.command(check)
         assert (seen.stderr, seen.stdout) == ("", expected)
-    spoil = "echo spoilt > w.txt; echo spoilt > ~/.rc; rm -rf /tmp/data; chmod 755 ro; rm ro/x"
-    assert (await room.command(spoil)).exit_code == 0
-    assert (await room.command("echo no > /opt/era/layer/python/odd/mod.py")).exit_code == 1
-    assert (await room.command(check)).stdout == expected
     layers = room.parts.layers_dir
+    before = contents(layers)
+    spoil = (
+        "set -e; echo spoilt > w.txt; echo spoilt > ~/.rc; rm -rf /tmp/data; chmod 755 ro; rm ro/x;"
+        "cd /opt/era/layer; echo 'V = 8' > python/odd/mod.py; touch python/new workspace/new;"
+        "python3 -c 'from odd.mod import V; print(V)'; rm -rf home; mv python elsewhere; ls"
+    )
+    spoilt = await room.command(spoil)
+    assert (spoilt.stderr, spoilt.stdout) == ("", "8\nelsewhere\ntmp\nworkspace\n")
+    assert contents(layers) == before
+    assert (await room.command(check)).stdout == expected
     for name in os.listdir(layers):
         os.rename(f"{layers}/{name}", f"{layers}/lost.tmp-{name}")
     await room.restart()

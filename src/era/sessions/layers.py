@@ -46,12 +46,11 @@ _PARTS: Final = {"workspace": layout.WORKSPACE, "home": layout.HOME, "tmp": layo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
-    """How a layer is shown to a run: lowers of the workspace, overlays, binds.  `go_cache` is a
-    lower of Go's build cache."""
+    """How a layer is shown to a run: lowers of the workspace, and overlays, since whatever a run
+    writes is its own.  `go_cache` is a lower of Go's build cache."""
 
     workspace: tuple[str, ...] = ()
     overlays: tuple[Overlay, ...] = ()
-    binds: tuple[Bind, ...] = ()
     go_cache: str | None = None
 
 
@@ -185,13 +184,15 @@ def attachment(directory: str) -> Attachment:
         os.close(fd)
     return Attachment(
         workspace=(f"{directory}/workspace",) if "workspace" in there else (),
-        overlays=tuple(
-            Overlay(target=_PARTS[name], lowers=(f"{directory}/{name}",))
-            for name in ("home", "tmp")
-            if name in there
+        # The root's /node_modules and /package.json are links into the layer.
+        overlays=(
+            Overlay(target=layout.LAYER, lowers=(directory,)),
+            *(
+                Overlay(target=_PARTS[name], lowers=(f"{directory}/{name}",))
+                for name in ("home", "tmp")
+                if name in there
+            ),
         ),
-        # The root's /node_modules and /package.json are links into it.
-        binds=(Bind(source=directory, target=layout.LAYER),),
         go_cache=f"{directory}/{LAYER_GO_CACHE}" if has_builds else None,
     )
 

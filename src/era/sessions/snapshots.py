@@ -265,7 +265,6 @@ class Snapshots:
             network=Network.INTERNET if internet else Network.OFFLINE,
             workspace=lowers,
             overlays=overlays,
-            binds=layer.binds,
             interpreter=started.interpreter,
         )
 
