@@ -211,9 +211,12 @@ class _Walk:
 
     def _named(self, specifier: str) -> str | None:
         """What a name stands for: itself, or the longest beginning of it that ends with `/`."""
-        beginnings = [key for key in self.names if key.endswith("/") and specifier.startswith(key)]
-        key = specifier if specifier in self.names else max(beginnings, key=len, default=None)
-        return None if key is None else self.names[key] + specifier[len(key) :]
+        key = specifier
+        while key not in self.names:
+            key = key[: key.rfind("/", 0, len(key) - 1) + 1]
+            if not key:
+                return None
+        return self.names[key] + specifier[len(key) :]
 
     def _path(self, directory: str, specifier: str) -> str | None:
         plain = re.split(r"[?#]", specifier, maxsplit=1)[0]

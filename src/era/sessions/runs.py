@@ -236,7 +236,7 @@ class Runs:
         if (request.language if record is None else record.language) == "go":
             await self._go_library()
         if record is None:
-            return self._snapshots.of_execution(request)
+            return await self._snapshots.of_execution(request)
         return await self._snapshots.of_session(record, request, held)
 
     async def _go_library(self) -> None:

@@ -113,10 +113,10 @@ class Snapshots:
 
     # -- after it --
 
-    def of_execution(self, request: RunRequest) -> Snapshot:
+    async def of_execution(self, request: RunRequest) -> Snapshot:
         """A one-shot run."""
         place = Place(files=_by_path(request.files))
-        wanted = self._wanted(request.language, request.code, place)
+        wanted = await self._wanted(request.language, request.code, place)
         started = self._launch(request, request.language or "", request.code, place, wanted)
         env, warnings = build(started.env, request.env, {}, has_layer=False)
         spec = self._spec(
@@ -153,7 +153,7 @@ class Snapshots:
             layer=record.setup.layer if record.setup else None,
             state=f"{record.uid}-{tree.revision}",
         )
-        wanted = await asyncio.to_thread(self._wanted, record.language, code, place)
+        wanted = await self._wanted(record.language, code, place)
         started = self._launch(request, record.language, code, place, wanted)
         service = service_variables(record, request.base_url)
         env, warnings = build(started.env, request.env, service, has_layer=layer is not NOTHING)
@@ -215,12 +215,15 @@ class Snapshots:
             has_modules=wanted is not None,
         )
 
-    def _wanted(self, language: str | None, code: str | None, place: Place) -> Wanted | None:
+    async def _wanted(self, language: str | None, code: str | None, place: Place) -> Wanted | None:
         """What has to be fetched first; only deno's programs name it themselves."""
         if language != "deno" or code is None or self._parts.modules_dir is None:
             return None
         any_host = self._limits.modules.any_host
-        return wanted(code, place, tools=self._tools, any_import_host=any_host)
+        # A large text takes its time, and so may reading the files that it imports.
+        return await asyncio.to_thread(
+            wanted, code, place, tools=self._tools, any_import_host=any_host
+        )
 
     def _program(
         self,
