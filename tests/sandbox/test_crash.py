@@ -32,7 +32,7 @@ from tests.sandbox.census import (
 
 TOOLS = BoxTools()
 SMALL = BoxSpec(limits=Limits(memory_bytes=128 << 20, disk_bytes=64 << 20))
-CYCLES = 200
+CYCLES = 200 if ROOT else 50
 
 
 @pytest.fixture

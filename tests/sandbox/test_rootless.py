@@ -24,9 +24,11 @@ REPOSITORY = HERE.parents[1]
 MODULES = (
     "test_attacks.py",
     "test_attacks_files.py",
+    "test_attacks_floods.py",
     "test_attacks_resources.py",
     "test_crash.py",
     "test_inside.py",
+    "test_inside_ahead.py",
     "test_namespaces_contract.py",
     "test_syscalls.py",
 )
@@ -101,4 +103,4 @@ def test_it_holds_for_an_ordinary_user(home: str, python: str, module: str) -> N
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None
-    assert int(passed[1]) >= 5
+    assert int(passed[1]) >= 2
