@@ -15,7 +15,7 @@ from era.runtimes import discover
 from era.sandbox.base import BoxSpec, Limits, Program, Readiness, Warm
 from era.sandbox.namespaces.cgroups.detect import detect
 from era.sandbox.namespaces.driver import NamespacesDriver, Place
-from tests.contracts.driver import output_of, place
+from tests.contracts.driver import fill, output_of, place
 from tests.sandbox.boxes import namespaces_driver, warm_up
 from tests.sandbox.test_inside import COMMAND, ENV, SPEC, STANDING, no_capabilities
 
@@ -74,6 +74,7 @@ const fds = (path) => fs.readdirSync(path).map((name) => {
 const beyond = 'for fd in {3..63}; do readlink /proc/self/fd/$fd; done';
 console.log(JSON.stringify({
   own: fds('/proc/self/fd'),
+  here: fs.readdirSync('.'),
   child: child.spawnSync('/bin/bash', ['-c', beyond], { encoding: 'utf8' }).stdout,
   env: process.env,
   status: fs.readFileSync('/proc/self/status', 'utf8'),
@@ -90,7 +91,7 @@ async def test_an_interpreter_that_waited_in_its_box_kept_nothing(
     tmp_path: Path, anyio_backend: str
 ) -> None:
     """Node, started before its program is known, as the service does it."""
-    for name in ("base", "scratch", "runtimes"):
+    for name in ("base", "scratch", "runtimes", "lower"):
         (tmp_path / name).mkdir()
     runtimes = discover(str(tmp_path / "runtimes"))
     argv, ahead = ahead_commands(runtimes.tools)["node"]
@@ -106,10 +107,13 @@ async def test_an_interpreter_that_waited_in_its_box_kept_nothing(
     driver = NamespacesDriver(place_of, runtimes.image, detect(), warm=(warm,), limits=limits)
     start = launch("node", NODE, (), tools=runtimes.tools, taken=lambda _: False, has_layer=False)
     variables, _ = environment.build(start.env, {"MINE": "1"}, {}, has_layer=False)
+    lower = fill(str(tmp_path / "lower"), {"a": "text"})
     await driver.start()
     try:
         await warm_up(driver, "node")
-        async with driver.box(BoxSpec(limits=limits, interpreter="node")) as box:
+        async with driver.box(
+            BoxSpec(limits=limits, interpreter="node", workspace=(lower,))
+        ) as box:
             assert getattr(box, "prepared") is not None  # noqa: B009
             for name, text in start.files.items():
                 place(box, name, text)
@@ -118,6 +122,7 @@ async def test_an_interpreter_that_waited_in_its_box_kept_nothing(
         await driver.close()
     assert not [to for _, to in told["own"] if to.startswith("socket:") or "era-" in to]
     assert told["child"] == ""
+    assert "a" in told["here"]  # it is in the workspace of its program, not in the one it waited in
     assert told["env"] == variables
     assert told["one"] == []
     assert len(told["pids"]) == 1
@@ -129,3 +134,24 @@ def _rows(status: str) -> Iterator[tuple[str, str]]:
     for line in status.splitlines():
         name, _, value = line.partition(":\t")
         yield name, value
+
+
+REFUSALS = Path(__file__).with_name("refusals.py")
+
+
+@pytest.mark.anyio
+async def test_everything_forbidden_is_refused_there_too(
+    tmp_path: Path, anyio_backend: str
+) -> None:
+    async with namespaces_driver(
+        str(tmp_path), on_disk=False, warm=(STANDING,), limits=SPEC.limits
+    ) as driver:
+        await warm_up(driver)
+        async with driver.box(BoxSpec(limits=SPEC.limits, interpreter="python")) as box:
+            assert getattr(box, "prepared") is not None  # noqa: B009
+            place(box, "probe.py", REFUSALS.read_bytes())
+            place(box, "refusals.py", b"")  # one act is on a file of this name
+            program = Program(argv=COMMAND, env=ENV, timeout_seconds=60)
+            outcomes = json.loads(await output_of(box, program))
+    assert len(outcomes) > 150
+    assert [name for name, it in outcomes.items() if not str(it).startswith("E")] == []

@@ -25,6 +25,7 @@ function warmUp(typescript) {
 }
 
 function takeOver(start) {
+  process.chdir(start.cwd); // the session's files came to lie over the directory of before
   for (const name of Object.keys(process.env)) delete process.env[name];
   for (const [name, value] of start.env) process.env[name] = value;
   process.argv.push(...start.args);
@@ -34,7 +35,7 @@ function takeOver(start) {
 function readStart() {
   const plan = JSON.parse(fs.readFileSync(`/proc/self/fd/${START}`, 'utf8'));
   const entry = plan.argv.indexOf(process.argv[1]);
-  return { env: plan.env, exec: plan.argv.slice(1, entry), args: plan.argv.slice(entry + 1) };
+  return { env: plan.env, cwd: plan.cwd, exec: plan.argv.slice(1, entry), args: plan.argv.slice(entry + 1) };
 }
 
 const emitWarning = process.emitWarning;
