@@ -176,7 +176,7 @@ class Launcher:
             self._scratch.add(opened.space, scratch.name, 0o755)
         opened.runs += 1
         made = mounts.detach(self._foundation, plan, opened.space.path, opened.runs, opened.idmap)
-        sys.setns(self._pidfd(message["run"]), sys.CLONE_NEWNS)
+        sys.setns(fds[1], sys.CLONE_NEWNS)
         try:
             mounts.attach(made)
         finally:
