@@ -15,6 +15,7 @@ from era.runtimes import discover
 from era.sandbox.base import BoxSpec, Limits, Program, Readiness, Warm
 from era.sandbox.namespaces.cgroups.detect import detect
 from era.sandbox.namespaces.driver import NamespacesDriver, Place
+from era.sandbox.namespaces.pool import ANY
 from tests.contracts.driver import fill, output_of, place
 from tests.sandbox.boxes import namespaces_driver, warm_up
 from tests.sandbox.test_inside import COMMAND, ENV, SPEC, STANDING, no_capabilities
@@ -155,3 +156,28 @@ async def test_everything_forbidden_is_refused_there_too(
             outcomes = json.loads(await output_of(box, program))
     assert len(outcomes) > 150
     assert [name for name, it in outcomes.items() if not str(it).startswith("E")] == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("interpreter", ["", "python"])
+async def test_the_sessions_files_come_into_a_box_that_waits(
+    tmp_path: Path, anyio_backend: str, interpreter: str
+) -> None:
+    (tmp_path / "lower").mkdir()
+    lower = fill(str(tmp_path / "lower"), {"a": "text", "probe.py": READ_AND_WRITE})
+    ready = Warm(name=ANY, readiness=Readiness.BOX, count=1)
+    async with namespaces_driver(
+        str(tmp_path), on_disk=False, warm=(STANDING, ready), limits=SPEC.limits
+    ) as driver:
+        await warm_up(driver, interpreter or ANY)
+        spec = BoxSpec(limits=SPEC.limits, interpreter=interpreter, workspace=(lower,))
+        async with driver.box(spec) as box:
+            assert getattr(box, "prepared") is not None  # noqa: B009
+            assert await output_of(box, Program(argv=COMMAND, env=ENV)) == "text\n"
+            assert os.listdir(box.workspace_fd) == ["out"]
+
+
+READ_AND_WRITE = """
+print(open("a").read())
+open("out", "w").close()
+"""
