@@ -74,5 +74,5 @@ def user_path(text: str) -> RelPath:
     """
     path = RelPath(text)
     if is_reserved(path):
-        raise InputError("reserved_path", hint="use the session's `data` for .session_data.json")
+        raise InputError("reserved_path")
     return path

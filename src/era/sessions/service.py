@@ -401,7 +401,9 @@ class Sessions:
         """
         record = await self._records.get(session_id)
         if record.setup is None:
-            raise NotFoundError("not_found")
+            raise NotFoundError(
+                "not_found", hint="the session has no setup; POST one here to install packages"
+            )
         return record.setup
 
     async def retry_setup(self, session_id: str, spec: SetupSpec | None = None) -> SessionView:

@@ -173,7 +173,11 @@ def delete(
     gone = list(at(connection, uid, [path]).values())
     if not recursive:
         if _is_directory(connection, uid, path, gone[0] if gone else None):
-            raise InputError("invalid_path", details="there is a directory at the path")
+            raise InputError(
+                "invalid_path",
+                details="there is a directory at the path",
+                hint="add ?recursive=1 to delete a directory with all below it",
+            )
     elif not gone or gone[0].entry.kind is FileKind.DIR:
         found = connection.execute(sql.entries_between, {"of": uid, **_below(path)})
         gone += [rows.stored(row) for row in found]
