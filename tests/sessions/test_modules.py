@@ -17,9 +17,11 @@ from era.egress.broker import Broker
 from era.egress.gateway import Gateway
 from era.egress.policy import Address, EgressPolicy, HostRule
 from era.errors import ConflictError
+from era.languages.environment import DENO_CACHE
 from era.models import Network, RunRequest, RunResult, SetupStatus
 from era.relpath import RelPath
 from era.runtimes import discover
+from era.sandbox.base import Overlay
 from era.sessions.settings import ModuleLimits, SessionLimits
 from tests.fakes.registry import Registry, serving
 from tests.sessions.conftest import BoxedRoom, boxed_room, contents, setup_of, until
@@ -162,6 +164,7 @@ async def test_a_program_that_imports_nothing_from_elsewhere_costs_nothing(world
     files = {RelPath("x.ts"): b"export default 'b'"}
     assert await world.at_no_cost(code, files=files) == "a/b\n"
     assert world.kept() == []
+    assert world.room.driver.specs[-1].overlays == (Overlay(target=DENO_CACHE),)
 
 
 async def test_a_version_once_chosen_is_chosen_again(world: World) -> None:

@@ -84,7 +84,8 @@ class Modules:
     ) -> BoxSpec:
         """The box of a run, with the modules that its program wants, which are fetched if need be.
 
-        `spec` and `files` are what the run is about to get.  The modules stay until `held` is closed.
+        `spec` and `files` are what the run is about to get, with an empty cache of deno's.  The
+        modules stay until `held` is closed.
 
         Raises:
             UnresolvedError: they cannot be had.
@@ -96,8 +97,8 @@ class Modules:
             if not self._use(name):
                 name = await self._fetch(wanted, spec, files, held)
         lower = os.path.join(self._root, name, _MODULES)
-        overlay = Overlay(target=DENO_CACHE, lowers=(lower,))
-        return replace(spec, overlays=(*spec.overlays, overlay))
+        others = (overlay for overlay in spec.overlays if overlay.target != DENO_CACHE)
+        return replace(spec, overlays=(*others, Overlay(target=DENO_CACHE, lowers=(lower,))))
 
     @contextmanager
     def _pinned(self, key: str) -> Iterator[None]:
@@ -175,7 +176,7 @@ class Modules:
             ),
             network=Network.REGISTRIES,
             workspace=spec.workspace,
-            overlays=(*spec.overlays, Overlay(target=DENO_CACHE)),
+            overlays=spec.overlays,
             binds=(*spec.binds, bind),
         )
 

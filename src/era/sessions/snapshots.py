@@ -10,7 +10,7 @@ from typing import Final
 
 from era import jsontext, layout
 from era.errors import InputError, NotFoundError, TooLargeError
-from era.languages.environment import GO_CACHE, build
+from era.languages.environment import DENO_CACHE, GO_CACHE, build
 from era.languages.table import Launch, check_available, command_launch, launch
 from era.models import JsonText, Network, RunRequest, SessionRecord, SetupStatus
 from era.relpath import RelPath
@@ -258,6 +258,9 @@ class Snapshots:
         overlays = layer.overlays
         if started.uses_go_cache:
             overlays += go_overlay(self._parts.go_cache, layer)
+        if started.uses_deno_cache:
+            # Without a place to write, deno tries for a tenth of a second to have one.
+            overlays += (Overlay(target=DENO_CACHE),)
         return BoxSpec(
             limits=Limits(
                 memory_bytes=(memory_mib or limits.memory_mib) << 20,
