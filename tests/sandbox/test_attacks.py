@@ -12,6 +12,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -150,21 +151,19 @@ SUID = "cp /usr/bin/id {0}/id && chmod 6755 {0}/id"
 
 
 @pytest.mark.anyio
-async def test_setuid_programs_are_inert(driver: NamespacesDriver, tmp_path: Path) -> None:
+async def test_setuid_programs_are_inert(driver: NamespacesDriver) -> None:
     if not ROOT:
         pytest.skip("only root can make a program that is root's")
-    directory = tmp_path / "suid"
-    directory.mkdir()
-    subprocess.run(["/bin/sh", "-c", SUID.format(directory)], check=True)
-    spec = BoxSpec(limits=SMALL.limits, binds=(Bind(source=str(directory), target="/opt/suid"),))
-    ended = await attack(driver, shell(TOOLS, "/opt/suid/id -u; /opt/suid/id -g"), spec)
-    assert ok(ended) == "1000\n1000\n"
-    for path in (*directory.parents, directory):
-        if str(path).startswith(str(tmp_path.parents[1])):
-            path.chmod(0o755)
-    outside = subprocess.run(
-        [f"{directory}/id", "-u"], user=65534, group=65534, capture_output=True, check=True
-    )
+    with TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        subprocess.run(["/bin/sh", "-c", SUID.format(directory)], check=True)
+        bind = Bind(source=directory, target="/opt/suid")
+        spec = BoxSpec(limits=SMALL.limits, binds=(bind,))
+        ended = await attack(driver, shell(TOOLS, "/opt/suid/id -u; /opt/suid/id -g"), spec)
+        assert ok(ended) == "1000\n1000\n"
+        outside = subprocess.run(
+            [f"{directory}/id", "-u"], user=65534, group=65534, capture_output=True, check=True
+        )
     assert outside.stdout == b"0\n"
 
 
