@@ -26,8 +26,10 @@ function warmUp(typescript) {
 
 function takeOver(start) {
   process.chdir(start.cwd); // the session's files came to lie over the directory of before
-  for (const name of Object.keys(process.env)) delete process.env[name];
-  for (const [name, value] of start.env) process.env[name] = value;
+  // By difference: taking TZ away, even for a moment, makes node search every time zone there is.
+  const wanted = new Map(start.env);
+  for (const name of Object.keys(process.env)) if (!wanted.has(name)) delete process.env[name];
+  for (const [name, value] of wanted) if (process.env[name] !== value) process.env[name] = value;
   process.argv.push(...start.args);
   process.execArgv.splice(0, process.execArgv.length, ...start.exec);
 }
