@@ -324,6 +324,22 @@ async def test_a_run_changes_its_own_copy_only(world: World) -> None:
     assert await world.at_no_cost(GAMMA) == "1.5.0\n"
 
 
+async def test_nobody_chooses_versions_for_another(world: World) -> None:
+    """One program has types of a package that demands an old `c`; the other takes the newest."""
+    registry = world.registry
+    registry.add_node("c", "1.0.0")
+    registry.add_node("c", "1.5.0")
+    registry.add_node("a", "1.0.0", dependencies={"c": "^1"})
+    registry.add_node("demanding", "1.0.0", dependencies={"c": "1.0.0"})
+    where = f"/npm/{HOST}_{registry.port}/npm/c"
+    code = (
+        "import 'npm:a'; for (const entry of Deno.readDirSync(Deno.env.get('DENO_DIR') +"
+        f" '{where}')) if (entry.isDirectory) console.log(entry.name)"
+    )
+    await world.out(f"/// <reference types='npm:demanding' />\n{code}")
+    assert await world.out(code) == "1.5.0\n"
+
+
 async def test_another_registry_of_one_program_is_its_own(world: World) -> None:
     registry = world.registry
     for version, below in (("6.6.6", "/mirror"), ("1.0.0", "")):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from era import jsontext
-from era.languages.imports import Graph, UnclearError, digest, graph
+from era.languages.imports import UnclearError, digest, graph
 from era.languages.table import Launch, Tools, resolve_launch
 from era.workspace import beneath
 
@@ -21,13 +21,16 @@ _MAX_MODULE_BYTES: Final = 2 << 20
 class Wanted:
     """What has to be fetched before a program runs.
 
-    Two programs with the same `key` want the same modules.  `program` fetches what the program
-    imports, and its failure is the run's; `everything` fetches all that the key names.
+    Two programs with the same `key` want the same modules.  `everything` fetches all that the key
+    names, and what it leaves depends on nothing else.  `program` fetches what the program imports,
+    and its failure is the run's; where the key may not name all that is (`unclear`), what it leaves
+    is wanted, too.
     """
 
     key: str
-    program: Launch
     everything: Launch
+    program: Launch
+    unclear: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +71,13 @@ def wanted(code: str, place: Place, *, tools: Tools, any_import_host: bool) -> W
         return None
     statements = "".join(f"{statement}\n" for statement in found.statements)
     everything = launched(statements, lambda name: name == entry or place.taken(name))
-    settings = [tools.versions.get("deno", ""), tools.npm_registry, any_import_host]
-    return Wanted(key=_key(found, place, settings), program=program, everything=everything)
-
-
-def _key(found: Graph, place: Place, settings: Sequence[object]) -> str:
+    settings: list[object] = [tools.versions.get("deno", ""), tools.npm_registry, any_import_host]
+    unclear = found.unclear or place.taken("node_modules")
     parts = [*settings, place.layer, list(found.statements), found.configs]
-    if found.unclear or place.taken("node_modules"):
+    if unclear:
         parts += [found.texts, place.state, digest(place.files)]
-    return hashlib.sha256(jsontext.dumps(parts).encode()).hexdigest()[:40]
+    key = hashlib.sha256(jsontext.dumps(parts).encode()).hexdigest()[:40]
+    return Wanted(key=key, everything=everything, program=program, unclear=unclear)
 
 
 @contextmanager

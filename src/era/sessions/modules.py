@@ -154,16 +154,25 @@ class Modules:
                 os.chown(directory, box.owner, box.owner)
             placed = {**files, **wanted.program.files, **wanted.everything.files}
             await settled(asyncio.to_thread(stage.place, box.workspace_fd, placed, owner=box.owner))
+            whole = await self._step(box, wanted.everything, deadline)
+            complete = whole.exit_code == 0
+            kib = 0
+            if complete and not wanted.unclear:
+                # Before anything but the key has had a say: no program chooses for another.
+                kib = await self._copied(box)
             ended = await self._step(box, wanted.program, deadline)
             if ended.exit_code != 0:
                 raise UnresolvedError(self._outcome(ended))
-            whole = await self._step(box, wanted.everything, deadline)
-            copied = await self._step(box, keep_modules(_KEPT, tools=self._tools), None)
-        if copied.exit_code != 0:
-            if _FULL in copied.stderr:
+            return _Fetched(kib=kib or await self._copied(box), complete=complete)
+
+    async def _copied(self, box: Box) -> int:
+        """Copy what was fetched to where it is kept; how many KiB that are."""
+        ended = await self._step(box, keep_modules(_KEPT, tools=self._tools), None)
+        if ended.exit_code != 0:
+            if _FULL in ended.stderr:
                 raise UnavailableError("storage_full")
             raise InternalError("execution_failed")
-        return _Fetched(kib=int(copied.stdout.split()[0]), complete=whole.exit_code == 0)
+        return int(ended.stdout.split()[0])
 
     def _spec(self, spec: BoxSpec, bind: Bind) -> BoxSpec:
         """The box that fetches: what the run sees, and a way to the registries."""
@@ -230,10 +239,14 @@ class Modules:
 
 
 def _kept_in(root: str) -> OrderedDict[str, int]:
-    """Sizes of the directories, the one used longest ago first."""
+    """Sizes of the directories, the one used longest ago first.  What has none is removed."""
     found = []
     for entry in os.scandir(root):
-        if entry.is_dir():
+        if not entry.is_dir(follow_symlinks=False):
+            continue
+        try:
             with open(os.path.join(entry.path, _SIZE), encoding="ascii") as file:
                 found.append((entry.stat().st_mtime_ns, entry.name, int(file.read())))
+        except (OSError, ValueError):
+            folders.remove(root, entry.name)
     return OrderedDict((name, size) for _, name, size in sorted(found))
