@@ -100,6 +100,7 @@ class Run:
         self.attached: asyncio.Future[None] = loop.create_future()
         self._started: asyncio.Future[int] = loop.create_future()
         self.exited: asyncio.Future[None] = loop.create_future()
+        self._ended: asyncio.Future[None] = loop.create_future()
         self._oom: asyncio.Future[None] = loop.create_future()
         self._status: int | None = None
         self._ended_ns: int | None = None
@@ -199,6 +200,8 @@ class Run:
             self._started.set_result(message["at_ns"])
         elif event == "ended":
             self._status, self._ended_ns = message["status"], message["at_ns"]
+            if not self._ended.done():
+                self._ended.set_result(None)
         elif event == "failed":
             self.failed(message["step"], message["errno"])
 
@@ -261,8 +264,10 @@ class Run:
         stopping = self._loop.create_task(stop.wait())
         try:
             await _first({self._started, self.exited}, None)
-            await _first({self.exited, stopping}, self._program.timeout_seconds or None)
-            if self.exited.done():
+            over = {self._ended, self.exited}
+            await _first({*over, stopping}, self._program.timeout_seconds or None)
+            if self._ended.done() or self.exited.done():
+                await self.exited  # what it came to is settled; the rest of the box is dying
                 return
             self._cancelled = stopping.done()
             self._timed_out = not self._cancelled

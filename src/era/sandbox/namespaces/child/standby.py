@@ -22,10 +22,11 @@ import signal
 import socket
 import sys
 import time
+import types
 from typing import Any
 
 from era.sandbox.namespaces.child import box as boxes
-from era.sandbox.namespaces.child import quickend, syscalls, wire
+from era.sandbox.namespaces.child import syscalls, wire
 from era.sandbox.plan import Foundation, Start, decode_foundation, decode_plan
 
 CONTROL_FD = 3
@@ -128,9 +129,18 @@ def _import_ahead(names: list[str]) -> None:
 
 def _settle() -> None:
     """Leave as few pages as possible that a fork would have to copy (gc.freeze, PEP 442 docs)."""
-    quickend.prepare()
     gc.collect()
     gc.freeze()
+
+
+def _renew_main() -> None:
+    """Make `__main__` anew: garbage collection leaves alone what was frozen in the standing process,
+    and the program's own objects hang on that dictionary, to be destroyed at its end."""
+    old = sys.modules["__main__"]
+    new = types.ModuleType("__main__")
+    new.__dict__.clear()
+    new.__dict__.update(old.__dict__)
+    sys.modules["__main__"] = new
 
 
 def _shadowed(start: Start) -> bool:
@@ -164,7 +174,7 @@ def _take_over(start: Start, area: tuple[int, int]) -> None:
     sys.argv.extend(extra)
     sys.orig_argv.extend(extra)
     _set_path(dict(start.env).get("PYTHONPATH", ""))
-    quickend.arrange()
+    _renew_main()
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()
