@@ -198,7 +198,7 @@ class NamespacesDriver:
             self._runs[number] = run
             plan = policy.plan(self._ready_spec, egress=False)
             if warm.readiness is Readiness.AHEAD:
-                ahead = policy.start(Program(argv=warm.ahead, env=warm.env), {})
+                ahead = policy.start(Program(argv=warm.ahead, env=warm.env, cwd="/"), {})
                 plan = replace(plan, ahead=ahead)
             interpreter = standing if warm.readiness is Readiness.STANDING else ""
             run.prepare(number, plan, interpreter=interpreter)
