@@ -295,9 +295,8 @@ class Runs:
         record = snapshot.record
         if record is None:
             return Kept()
-        limit = self._limits.data_bytes
         outcome = await asyncio.to_thread(
-            data_file.read, box.workspace_fd, snapshot.injected, limit
+            data_file.read, box.workspace_fd, snapshot.injected, self._limits.data_bytes
         )
         found = await self._collect(box, snapshot) if record.persistent else _NOTHING_FOUND
         committed = await self._parts.records.commit_run(
@@ -328,6 +327,7 @@ class Runs:
                 layer_fd=_opened(stack, *snapshot.layer.workspace),
                 own_names=snapshot.own_names,
                 max_bytes=self._limits.quota.total_bytes,
+                xattr_prefix="user" if box.owner is None else "trusted",
             )
             try:
                 return await collect(box.workspace_fd, blobs=self._parts.blobs, context=context)
