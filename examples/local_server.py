@@ -51,13 +51,14 @@ class LocalServer:
             time.sleep(0.05)
 
     def _clean(self) -> dict[str, str]:
-        """Our environment without settings of some other server."""
+        """Our environment without settings of some other server.  This one does not live long enough
+        to compile all of Go's library ahead."""
         ours = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("ERA_", "AGENT_")) and name != "PORT"
         }
-        return ours | self._environment
+        return ours | {"ERA_GO_AHEAD": "0"} | self._environment
 
     def healthy(self) -> bool:
         """Whether it answers."""

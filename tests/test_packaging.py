@@ -96,7 +96,13 @@ def test_every_import_is_a_declared_dependency() -> None:
 
 
 def test_every_import_of_the_tests_is_declared() -> None:
-    own = {"era", "tests", "examples", *(path.stem for path in (ROOT / "examples").glob("*.py"))}
+    own = {
+        "era",
+        "tests",
+        "bench",
+        "examples",
+        *(path.stem for path in (ROOT / "examples").glob("*.py")),
+    }
     assert undeclared(ROOT / "tests", own, "test") == set()
     assert undeclared(ROOT / "examples", own, "test") == set()
 

@@ -195,6 +195,9 @@ class Settings(BaseSettings):
         4,
         "Boxes kept ready for each language that can be; 0 makes all on demand.",
     )
+    go_ahead: Flag = _var(
+        "ERA_GO_AHEAD", True, "Compile Go's standard library in idle time, before it is needed."
+    )
     session_queue: Count = _var("ERA_SESSION_QUEUE", 16, "Runs that may wait in one session.")
     max_concurrent_runs: Positive = Field(
         default_factory=lambda: 2 * (os.cpu_count() or 1),

@@ -80,7 +80,12 @@ CODES: Final[Mapping[str, Code]] = _table(
         "no code provided and no stored code found",
         "Use PUT /api/sessions/{id}/code to store default code",
     ),
-    Code("invalid_path", 400, "invalid file path", "Use a path relative to the workspace."),
+    Code(
+        "invalid_path",
+        400,
+        "invalid file path",
+        "`details` says what is wrong; paths are relative to the workspace.",
+    ),
     Code(
         "reserved_path",
         400,

@@ -16,6 +16,7 @@ from typing import Any, Final, TextIO
 import structlog
 
 from era import wire
+from era.errors import EraError
 
 LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -74,12 +75,18 @@ def _render(_logger: Any, _name: str, event: Event) -> str:
     return wire.encode(dict(event)).decode()
 
 
+def _words(error: BaseException) -> str:
+    """What an error says, and what it says to the operator alone: an answer leaves that out."""
+    details = error.extra.get("details") if isinstance(error, EraError) else None
+    return f"{error}: {details}" if details else str(error)
+
+
 def described(error: BaseException) -> dict[str, Any]:
     """An exception as members of a line: its class, the beginning of its words, where it arose."""
     frames = traceback.extract_tb(error.__traceback__)
     return {
         "exception": type(error).__name__,
-        "words": str(error)[:MAX_WORDS],
+        "words": _words(error)[:MAX_WORDS],
         "at": [f"{frame.name}:{frame.lineno} {frame.filename}" for frame in frames],
     }
 

@@ -39,9 +39,13 @@ def start_run(client: Api, pool: ThreadPoolExecutor) -> Future[Any]:
     while not client.call("GET", "/api/sessions/s")["running"]:
         assert not future.done(), future.result()
         time.sleep(0.02)
-    while not any("sleep 98765" in " ".join(p.cmdline()) for p in psutil.process_iter()):
+    while ["sleep", "98765"] not in command_lines():
         time.sleep(0.02)
     return future
+
+
+def command_lines() -> list[list[str]]:
+    return [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
 
 
 def state(client: Api) -> Any:

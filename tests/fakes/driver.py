@@ -327,7 +327,9 @@ async def _feed(stdin: asyncio.StreamWriter, data: bytes) -> None:
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         stdin.write(data)
         await stdin.drain()
-        stdin.close()
+    stdin.close()
+    # Also after a broken pipe: asyncio complains of an error that nobody asked for.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         await stdin.wait_closed()
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from era import layout
+from era.assemble import parts
+from era.config import load
 from era.languages import environment
 from era.languages.table import Launch, command_launch, launch
 from era.runtimes import Runtimes, discover
-from era.sandbox.base import Bind, Box, BoxSpec, Driver, Egress, Exit, Limits, Overlay, Program
+from era.sandbox.base import Bind, Box, BoxSpec, Egress, Exit, Limits, Overlay, Program, Warm
 from era.sandbox.namespaces.cgroups.detect import detect
 from era.sandbox.namespaces.driver import NamespacesDriver, Place
+from era.sandbox.namespaces.pool import ANY
+from tests.sandbox.boxes import warm_up
 
 LIMITS = Limits(memory_bytes=2 << 30, cpus=2)
 
@@ -22,9 +27,11 @@ LIMITS = Limits(memory_bytes=2 << 30, cpus=2)
 class Bench:
     """A driver and the runtimes its boxes show; `go_cache` is the compiled standard library."""
 
-    driver: Driver
+    driver: NamespacesDriver
     runtimes: Runtimes
     go_cache: str | None = None
+    ahead: bool = False
+    """Programs run in boxes made ahead, with the session's files mounted late, as the service does."""
 
     async def run(
         self,
@@ -75,11 +82,27 @@ class Bench:
         variables, _ = environment.build(started.env, env or {}, {}, has_layer=has_layer)
         binds = (Bind(source=layer, target=layout.LAYER),) if layer else ()
         overlays = self._overlays(started, layer)
+        texts = {name: text.encode() for name, text in (files or {}).items()}
+        program = Program(argv=started.argv, env=variables, timeout_seconds=timeout)
         spec = BoxSpec(limits=LIMITS, overlays=overlays, binds=binds)
+        if self.ahead:
+            return await self._start_ahead(started, spec, program, texts)
         async with self.driver.box(spec) as box:
-            texts = {name: text.encode() for name, text in (files or {}).items()}
             place(box, {**texts, **started.files})
-            return await box.run(Program(argv=started.argv, env=variables, timeout_seconds=timeout))
+            return await box.run(program)
+
+    async def _start_ahead(
+        self, started: Launch, spec: BoxSpec, program: Program, files: Mapping[str, bytes]
+    ) -> Exit:
+        interpreter = started.interpreter if started.interpreter in READY else ANY
+        await warm_up(self.driver, interpreter)
+        with tempfile.TemporaryDirectory(prefix="era-session-") as tree:
+            write_tree(tree, files, self.driver.owner)
+            lowers = (tree,) if files else ()
+            spec = replace(spec, interpreter=interpreter, workspace=lowers)
+            async with self.driver.box(spec) as box:
+                place(box, started.files)
+                return await box.run(program)
 
     def _overlays(self, started: Launch, layer: str | None) -> tuple[Overlay, ...]:
         overlays = []
@@ -90,6 +113,29 @@ class Bench:
         if started.uses_deno_cache:
             overlays.append(Overlay(target=environment.DENO_CACHE))
         return tuple(overlays)
+
+
+READY = ("python", "node", "typescript")
+"""Languages whose interpreter waits; other programs get a box alone."""
+
+
+def kept_ready(runtimes: Runtimes) -> tuple[Warm, ...]:
+    """What the service keeps ready, two of each."""
+    return parts.warm(load({"ERA_READY_BOXES": "2"}), runtimes.tools)
+
+
+def write_tree(root: str, files: Mapping[str, bytes], owner: int | None) -> None:
+    """Session files as the service has them on disk: below `root`, owned by the boxes' user."""
+    for path, content in files.items():
+        target = os.path.join(root, path)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(target, "wb") as file:
+            file.write(content)
+    os.chmod(root, 0o755)
+    if owner is not None:
+        for at, _, names in os.walk(root):
+            for path in (at, *(os.path.join(at, name) for name in names)):
+                os.chown(path, owner, owner)
 
 
 def place(box: Box, files: Mapping[str, bytes]) -> None:
@@ -116,8 +162,11 @@ def own(box: Box, path: str) -> None:
 
 
 @asynccontextmanager
-async def bench(directory: str, path: str, egress: Egress | None = None) -> AsyncIterator[Bench]:
-    """A namespaces driver below `directory` whose boxes show what `discover` finds."""
+async def bench(
+    directory: str, path: str, egress: Egress | None = None, *, ahead: bool = False
+) -> AsyncIterator[Bench]:
+    """A namespaces driver below `directory` whose boxes show what `discover` finds; `ahead` keeps
+    boxes ready as the service does."""
     for name in ("base", "scratch", "runtimes"):
         os.makedirs(os.path.join(directory, name), exist_ok=True)
     runtimes = discover(os.path.join(directory, "runtimes"), path=path)
@@ -131,9 +180,11 @@ async def bench(directory: str, path: str, egress: Egress | None = None) -> Asyn
         runtimes.image,
         detect(),
         egress,
+        warm=kept_ready(runtimes) if ahead else (),
+        limits=LIMITS,
     )
     await driver.start()
     try:
-        yield Bench(driver=driver, runtimes=runtimes)
+        yield Bench(driver=driver, runtimes=runtimes, ahead=ahead)
     finally:
         await driver.close()

@@ -16,11 +16,12 @@ from era.sessions.caches import GoCache
 from tests.languages.boxes import Bench, bench
 
 
-@pytest.fixture(scope="session")
-async def box_bench(anyio_backend: str) -> AsyncIterator[Bench]:
-    """A bench without Go's library compiled."""
+@pytest.fixture(scope="session", params=["on demand", "ahead"])
+async def box_bench(request: pytest.FixtureRequest, anyio_backend: str) -> AsyncIterator[Bench]:
+    """A bench without Go's library compiled, with boxes made on demand and with boxes made ahead."""
+    ahead = request.param == "ahead"
     with tempfile.TemporaryDirectory(prefix="era-languages-") as directory:
-        async with bench(directory, os.environ["PATH"]) as made:
+        async with bench(directory, os.environ["PATH"], ahead=ahead) as made:
             yield made
 
 

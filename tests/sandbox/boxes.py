@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import struct
 from collections.abc import AsyncIterator, Sequence
@@ -76,3 +77,12 @@ class Unmasked(NamespacesDriver):
     def plan(self, spec: BoxSpec, program: Program) -> tuple[Plan, Start]:
         plan, start = super().plan(spec, program)
         return replace(plan, masked=(), read_only=()), start
+
+
+async def warm_up(driver: NamespacesDriver, name: str = "python") -> None:
+    """Wait until a box made ahead is there."""
+    for _ in range(3000):
+        if driver._pool._shelves[name].waiting:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("no box was made ahead")

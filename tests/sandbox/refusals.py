@@ -187,6 +187,9 @@ ACTS |= {
     "login id": lambda: write("/proc/self/loginuid", b"7"),
     "block device": lambda: os.mknod("/workspace/block", 0o60666, os.makedev(7, 0)),
     "character device": lambda: os.mknod("/workspace/char", 0o20666, os.makedev(1, 1)),
+    "immutable": lambda: fcntl.ioctl(
+        os.open("/workspace/refusals.py", os.O_RDONLY), 0x40086602, struct.pack("=q", 0x10)
+    ),
     # -- files of the host
     "write to usr": lambda: os.open("/usr/bin/era-x", os.O_WRONLY | os.O_CREAT),
     "change usr": lambda: write("/usr/bin/env", b"x"),

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 from era.sandbox.base import BoxSpec, Limits, Overlay
@@ -18,7 +19,8 @@ async def serve(directory: str) -> None:
     tools = BoxTools()
     watch = Watch(b"up\n")
     spec = BoxSpec(limits=Limits(disk_bytes=64 << 20), overlays=(Overlay(target="/opt/extra"),))
-    async with namespaces_driver(directory) as driver, driver.box(spec) as box:
+    on_disk = os.geteuid() == 0
+    async with namespaces_driver(directory, on_disk=on_disk) as driver, driver.box(spec) as box:
         program = shell(tools, with_ticker(tools, "echo up; sleep 600"), timeout_seconds=0)
         running = asyncio.create_task(box.run(program, watch))
         await watch.came.wait()

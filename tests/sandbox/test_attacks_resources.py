@@ -1,4 +1,4 @@
-"""What untrusted code tries to use up: processes, memory, disk, inodes, descriptors, our own buffers.
+"""What untrusted code tries to use up: processes, memory, disk, inodes, descriptors.
 
 Every limit is the box's own: others go on (`attack.py`), and with a higher limit the same program
 gets further, so it is the limit that stops it.
@@ -7,8 +7,6 @@ gets further, so it is the limit that stops it.
 from __future__ import annotations
 
 import asyncio
-import os
-import resource
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -380,45 +378,3 @@ async def test_what_the_kernel_counts_by_user_is_each_boxs_own(
         assert await output_of(other, python(TOOLS, IMPORTS + use)) == "True\n"
         ended = await hoarding
     assert ended.stdout == b"up\nFalse\n", ended.stderr
-
-
-# --- output ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.anyio
-async def test_a_flood_on_both_streams_stops_at_the_cap(driver: NamespacesDriver) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    program = shell(
-        TOOLS, "yes & exec yes flood >&2", timeout_seconds=1.0, grace_seconds=0.2, output_bytes=9999
-    )
-    ended = await attack(driver, program)
-    assert (ended.exit_code, ended.timed_out) == (124, True)
-    assert (len(ended.stdout), len(ended.stderr)) == (9999, 9999)
-    assert ended.stdout_truncated
-    assert ended.stderr_truncated
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 64 << 10  # in KiB
-
-
-@pytest.mark.anyio
-async def test_one_long_line(driver: NamespacesDriver) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    code = "import os\nfor _ in range(1024): os.write(1, b'x' * (1 << 20))"
-    ended = await attack(driver, code, timeout_seconds=120, output_bytes=1 << 20)
-    assert (ended.exit_code, len(ended.stdout), ended.stdout_truncated) == (0, 1 << 20, True)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 64 << 10
-
-
-@pytest.mark.anyio
-async def test_busy_loops_on_every_core(driver: NamespacesDriver) -> None:
-    code = f"""
-import os
-for _ in range({4 * (os.cpu_count() or 1)}):
-    if not os.fork():
-        while True: pass
-while True: pass
-"""
-    ended = await attack(driver, code, timeout_seconds=1.0, grace_seconds=0.2)
-    assert ended.exit_code == 124
-    if not driver.unenforced:
-        assert ended.usage.cpu_ms is not None
-        assert ended.usage.cpu_ms * 1e6 < 1.5 * ended.duration_ns  # one CPU's worth

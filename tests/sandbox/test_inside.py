@@ -16,22 +16,26 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from era import layout
-from era.sandbox.base import Box, BoxSpec, Limits, Program, Warm
+from era.sandbox.base import Box, BoxSpec, Limits, Program, Readiness, Warm
 from era.sandbox.namespaces.driver import NamespacesDriver
+from era.sandbox.namespaces.pool import ANY
 from tests.contracts.driver import BoxTools, output_of, place, shell
-from tests.sandbox.boxes import Unmasked, namespaces_driver
+from tests.sandbox.boxes import Unmasked, namespaces_driver, warm_up
 
 PROBE = Path(__file__).with_name("probe.py")
 PYTHON = "/usr/bin/python3"
 COMMAND = (PYTHON, "-X", "utf8", "/workspace/probe.py")
 ENV = {"PATH": "/usr/bin:/bin", "HOME": layout.HOME, "PYTHONDONTWRITEBYTECODE": "1"}
 SPEC = BoxSpec(limits=Limits(memory_bytes=256 << 20, pids=99, open_files=77))
+COLD = BoxSpec(limits=replace(SPEC.limits, memory_bytes=257 << 20))
+"""Other limits than the boxes have that are made ahead."""
 ROOT = os.geteuid() == 0
 Facts = dict[str, Any]
 
@@ -89,42 +93,52 @@ async def _inside(box: Box, bait: Mapping[str, Any]) -> Facts:
     return dict(json.loads(await output_of(box, program)))
 
 
-async def _warm_up(driver: NamespacesDriver) -> None:
-    """Wait until a box made ahead is there."""
-    for _ in range(3000):
-        if driver._pool._shelves["python"].waiting:
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("no box was made ahead")
+STANDING = Warm(
+    name="python",
+    readiness=Readiness.STANDING,
+    argv=COMMAND,
+    env=ENV,
+    modules=("json", "socket"),
+    count=1,
+)
+WAYS = ("cold", "ready", "warm")
+"""A box made on demand, one made ahead for any program, and one forked from a standing Python."""
 
 
 @pytest.fixture(scope="module")
 async def driver(
     tmp_path_factory: pytest.TempPathFactory, anyio_backend: str
 ) -> AsyncIterator[NamespacesDriver]:
-    warm = Warm(name="python", argv=COMMAND, env=ENV, modules=("json", "socket"), count=1)
     directory = str(tmp_path_factory.mktemp("inside"))
+    ready = Warm(name=ANY, readiness=Readiness.BOX, count=1)
     async with namespaces_driver(
-        directory, on_disk=ROOT, warm=(warm,), limits=SPEC.limits
+        directory, on_disk=ROOT, warm=(STANDING, ready), limits=SPEC.limits
     ) as driver:
         yield driver
 
 
 @pytest.fixture(scope="module")
 async def seen(driver: NamespacesDriver) -> dict[str, Facts]:
-    """What the probe saw: `cold`, `warm` and `outside`."""
-    warm_spec = BoxSpec(limits=SPEC.limits, interpreter="python")
-    await _warm_up(driver)
+    """What the probe saw in a box made each way, and `outside`."""
+    specs = {
+        "cold": COLD,
+        "ready": SPEC,
+        "warm": BoxSpec(limits=SPEC.limits, interpreter="python"),
+    }
+    found: dict[str, Facts] = {}
     with _bait() as bait:
-        async with driver.box(SPEC) as box:
-            cold = await _inside(box, bait)
-        async with driver.box(warm_spec) as box:
-            assert getattr(box, "prepared") is not None  # noqa: B009
-            warm = await _inside(box, bait)
-        return {"cold": cold, "warm": warm, "outside": await asyncio.to_thread(_outside, bait)}
+        for name, spec in specs.items():
+            for shelf in ("python", ANY):
+                await warm_up(driver, shelf)
+            async with driver.box(spec) as box:
+                prepared = getattr(box, "prepared")  # noqa: B009
+                way = "cold" if prepared is None else prepared.warm.readiness.value
+                assert way == {"ready": "box", "warm": "standing"}.get(name, name)
+                found[name] = await _inside(box, bait)
+        return found | {"outside": await asyncio.to_thread(_outside, bait)}
 
 
-def _no_capabilities(facts: Facts) -> bool:
+def no_capabilities(facts: Facts) -> bool:
     names = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
     return all(int(facts["status"][name], 16) == 0 for name in names)
 
@@ -162,7 +176,7 @@ def _limits(facts: Facts) -> bool:
 
 
 GUARDS: Mapping[str, Callable[[Facts], bool]] = {
-    "all five capability sets are empty": _no_capabilities,
+    "all five capability sets are empty": no_capabilities,
     "no new privileges": lambda f: bool(f["status"]["NoNewPrivs"] == "1"),
     "one seccomp filter": lambda f: bool(f["status"]["Seccomp"] == "2"),
     "no descriptor but 0, 1 and 2": lambda f: bool(f["fds"] == [0, 1, 2]),
@@ -212,7 +226,7 @@ DENIED_TO_EVERYONE_BUT_ROOT = {"priority cannot be raised"}
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("where", ["cold", "warm"])
+@pytest.mark.parametrize("where", WAYS)
 @pytest.mark.parametrize("guard", GUARDS)
 async def test_a_guard_holds_inside(seen: dict[str, Facts], guard: str, where: str) -> None:
     assert GUARDS[guard](seen[where]), seen[where]
@@ -227,7 +241,7 @@ async def test_outside_it_does_not_hold(seen: dict[str, Facts], guard: str) -> N
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("where", ["cold", "warm"])
+@pytest.mark.parametrize("where", WAYS)
 async def test_what_a_program_may_expect(seen: dict[str, Facts], where: str) -> None:
     """Not guards, but what must not be taken away by them."""
     facts = seen[where]
@@ -244,17 +258,17 @@ async def test_what_a_program_may_expect(seen: dict[str, Facts], where: str) -> 
 
 
 @pytest.mark.anyio
-async def test_cold_and_warm_are_the_same_box(seen: dict[str, Facts]) -> None:
+@pytest.mark.parametrize("where", ["ready", "warm"])
+async def test_it_is_the_same_box_however_it_was_made(seen: dict[str, Facts], where: str) -> None:
     """Nothing tells a program how its box was made, but for what differs from run to run anyway."""
     differs = {"namespaces", "mounts", "status", "maps", "cmdline"}
-    cold, warm = ({k: v for k, v in seen[w].items() if k not in differs} for w in ("cold", "warm"))
-    assert cold == warm
+    cold, other = ({k: v for k, v in seen[w].items() if k not in differs} for w in ("cold", where))
+    assert cold == other
     stable = ("CapEff", "NoNewPrivs", "Seccomp", "Seccomp_filters", "SigBlk", "SigIgn", "SigCgt")
     for name in (*stable, "Uid", "Gid", "Groups", "Threads", "NSpid", "CoreDumping", "THP_enabled"):
-        assert seen["cold"]["status"].get(name) == seen["warm"]["status"].get(name), name
+        assert seen["cold"]["status"].get(name) == seen[where]["status"].get(name), name
     ways = [
-        [(m["at"], m["options"], m["kind"]) for m in seen[where]["mounts"]]
-        for where in ("cold", "warm")
+        [(m["at"], m["options"], m["kind"]) for m in seen[way]["mounts"]] for way in ("cold", where)
     ]
     assert sorted(ways[0]) == sorted(ways[1])
 
@@ -339,51 +353,3 @@ async def test_two_boxes_share_no_namespace_and_no_user(driver: NamespacesDriver
     assert not set(mine[:-1]) & set(theirs[:-1])
     if ROOT:
         assert mine[-1] != theirs[-1]  # each box has a host user of its own
-
-
-SCAN = """
-import re, sys
-# The text itself must not be in this memory: it comes reversed and is searched letter by letter.
-pattern = re.compile(b"".join(b"[%c]" % letter for letter in reversed(sys.argv[1].encode())))
-found = 0
-for line in open("/proc/self/maps"):
-    span, rights, *_ = line.split()
-    if not rights.startswith("rw"):
-        continue
-    start, end = (int(text, 16) for text in span.split("-"))
-    with open("/proc/self/mem", "rb", 0) as memory:
-        memory.seek(start)
-        while start < end:
-            data = memory.read(min(1 << 20, end - start))
-            found += len(pattern.findall(data))
-            start += len(data) or end
-print(found)
-"""
-"""How often a text is in the memory of the program that looks for it."""
-
-
-async def _scan(driver: NamespacesDriver, interpreter: str, secret: str, env: str = "") -> int:
-    if interpreter:
-        await _warm_up(driver)
-    async with driver.box(BoxSpec(limits=SPEC.limits, interpreter=interpreter)) as box:
-        place(box, "probe.py", SCAN.encode())
-        more = {"NOTE": env} if env else {}
-        program = Program(argv=(*COMMAND, secret[::-1]), env={**ENV, **more})
-        return int(await output_of(box, program))
-
-
-@pytest.mark.anyio
-async def test_no_secret_of_the_server_is_in_memory(
-    tmp_path: Path, anyio_backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    secret = f"secret-{os.urandom(8).hex()}"
-    monkeypatch.setenv("ERA_TEST_SECRET", secret)
-    warm = Warm(name="python", argv=COMMAND, env=ENV, count=1)
-    async with namespaces_driver(
-        str(tmp_path), on_disk=False, warm=(warm,), limits=SPEC.limits
-    ) as driver:
-        for interpreter in ("", "python"):
-            assert await _scan(driver, interpreter, secret) == 0
-        assert await _scan(driver, "python", secret, env=secret) > 0
-        # What one program had, another from the same standing interpreter has not.
-        assert await _scan(driver, "python", secret) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -12,7 +13,7 @@ from tests.contracts.driver import BoxTools
 from tests.sandbox.boxes import namespaces_driver
 
 
-@pytest.fixture(params=["disk", "memory"])
+@pytest.fixture(params=["disk", "memory"] if os.geteuid() == 0 else ["memory"])
 async def driver(
     request: pytest.FixtureRequest, tmp_path: object, anyio_backend: str
 ) -> AsyncIterator[NamespacesDriver]:

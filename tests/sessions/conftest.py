@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +14,10 @@ import pytest
 
 from era.languages.table import LANGUAGES, Tools
 from era.models import NewSession, RunRequest, RunResult, SessionView, SetupSpec, SetupState
+from era.runtimes import discover
+from era.sandbox.base import Box, BoxSpec, Egress, RootImage
+from era.sandbox.namespaces.cgroups.detect import detect
+from era.sandbox.namespaces.driver import NamespacesDriver, Place
 from era.sessions.parts import Parts
 from era.sessions.seal import Seal
 from era.sessions.service import Sessions
@@ -208,3 +212,69 @@ def _stores(kind: str, directory: Path, clock: Clock) -> tuple[Records, Blobs, C
         LocalBlobs(str(directory / "blobs"), clock=seconds),
         lambda: b"".join(path.read_bytes() for path in directory.glob("era.db*")),
     )
+
+
+class WatchedDriver(NamespacesDriver):
+    """Remembers what boxes were asked for."""
+
+    def __init__(self, place: Place, image: RootImage, egress: Egress | None) -> None:
+        super().__init__(place, image, detect(), egress)
+        self.specs: list[BoxSpec] = []
+
+    def box(self, spec: BoxSpec) -> AbstractAsyncContextManager[Box]:
+        self.specs.append(spec)
+        return super().box(spec)
+
+
+@dataclass
+class BoxedRoom(Room):
+    """A room as it is deployed: real boxes, records in SQLite, blobs on disk."""
+
+    driver: WatchedDriver
+
+
+@asynccontextmanager
+async def boxed_room(
+    directory: Path, limits: SessionLimits, egress: Egress | None = None, **tools: str
+) -> AsyncIterator[BoxedRoom]:
+    """A room below `directory`; `tools` are changes of what `discover` finds."""
+    clock = Clock()
+    names = ("base", "scratch", "layers", "modules", "runtime", "trees")
+    for name in names:
+        (directory / name).mkdir(parents=True)
+    base, scratch, layers, modules, runtime, trees = (str(directory / name) for name in names)
+    async with AsyncExitStack() as stack:
+        found = discover(runtime)
+        where = Place(
+            base_dir=base, scratch_dir=scratch, images=None, helper_python=found.helper_python
+        )
+        driver = WatchedDriver(where, found.image, egress)
+        stack.push_async_callback(driver.close)
+        await driver.start()
+        records = SqliteRecords(str(directory / "era.db"))
+        stack.push_async_callback(records.close)
+        blobs = LocalBlobs(str(directory / "blobs"), clock=lambda: clock() / 1000)
+        stack.push_async_callback(blobs.close)
+        parts = Parts(
+            records=records,
+            blobs=blobs,
+            driver=driver,
+            trees=Trees(root=trees, records=records, blobs=blobs, owner=driver.owner),
+            tools=replace(found.tools, **tools),  # type: ignore[arg-type]
+            seal=Seal("a secret for tests"),
+            layers_dir=layers,
+            modules_dir=modules,
+            clock=clock,
+        )
+        room = BoxedRoom(parts=parts, limits=limits, clock=clock, driver=driver)
+        await room.start()
+        yield room
+        await room.sessions.close(0)
+
+
+def contents(directory: str) -> dict[str, tuple[int, bytes]]:
+    """Mode and bytes of everything below a directory."""
+    return {
+        str(path): (path.lstat().st_mode, path.read_bytes() if path.is_file() else b"")
+        for path in Path(directory).rglob("*")
+    }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,8 @@ import pytest
 from era import jsontext
 from era.errors import ConflictError, NotFoundError
 from era.models import Network, RunRequest, SetupStatus
-from era.runtimes import discover
-from era.sandbox.namespaces.cgroups.detect import detect
-from era.sandbox.namespaces.driver import NamespacesDriver, Place
-from era.sessions.parts import Parts
-from era.sessions.seal import Seal
 from era.sessions.settings import SessionLimits, SetupLimits
-from era.storage.blobs.local import LocalBlobs
-from era.storage.records.sqlite import SqliteRecords
-from era.workspace.trees import Trees
-from tests.sessions.conftest import Clock, Room, setup_of, until
+from tests.sessions.conftest import Room, boxed_room, contents, setup_of, until
 
 pytestmark = pytest.mark.anyio
 
@@ -38,38 +29,9 @@ with open('.session_data.json', 'w') as f: json.dump(data, f)
 
 @pytest.fixture
 async def room(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Room]:
-    clock = Clock()
-    places = [str(tmp_path / name) for name in ("base", "scratch", "layers", "runtime", "trees")]
-    for place in places:
-        os.mkdir(place)
-    base, scratch, layers, runtime, trees = places
-    async with AsyncExitStack() as stack:
-        found = discover(runtime)
-        where = Place(
-            base_dir=base, scratch_dir=scratch, images=None, helper_python=found.helper_python
-        )
-        driver = NamespacesDriver(where, found.image, detect())
-        stack.push_async_callback(driver.close)
-        await driver.start()
-        records = SqliteRecords(str(tmp_path / "era.db"))
-        stack.push_async_callback(records.close)
-        blobs = LocalBlobs(str(tmp_path / "blobs"), clock=lambda: clock() / 1000)
-        stack.push_async_callback(blobs.close)
-        parts = Parts(
-            records=records,
-            blobs=blobs,
-            driver=driver,
-            trees=Trees(root=trees, records=records, blobs=blobs, owner=driver.owner),
-            tools=found.tools,
-            seal=Seal("a secret for tests"),
-            layers_dir=layers,
-            clock=clock,
-        )
-        limits = SessionLimits(setups=SetupLimits(network=Network.OFFLINE))
-        room = Room(parts=parts, limits=limits, clock=clock)
-        await room.start()
-        yield room
-        await room.sessions.close(0)
+    limits = SessionLimits(setups=SetupLimits(network=Network.OFFLINE))
+    async with boxed_room(tmp_path, limits) as made:
+        yield made
 
 
 def result(text: str | None) -> dict[str, Any]:
@@ -163,11 +125,17 @@ async def test_what_a_setup_left_is_at_the_same_paths(room: Room) -> None:
     for _ in range(2):
         seen = await room.command(check)
         assert (seen.stderr, seen.stdout) == ("", expected)
-    spoil = "echo spoilt > w.txt; echo spoilt > ~/.rc; rm -rf /tmp/data; chmod 755 ro; rm ro/x"
-    assert (await room.command(spoil)).exit_code == 0
-    assert (await room.command("echo no > /opt/era/layer/python/odd/mod.py")).exit_code == 1
-    assert (await room.command(check)).stdout == expected
     layers = room.parts.layers_dir
+    before = contents(layers)
+    spoil = (
+        "set -e; echo spoilt > w.txt; echo spoilt > ~/.rc; rm -rf /tmp/data; chmod 755 ro; rm ro/x;"
+        "cd /opt/era/layer; echo 'V = 8' > python/odd/mod.py; touch python/new workspace/new;"
+        "python3 -c 'from odd.mod import V; print(V)'; rm -rf home; mv python elsewhere; ls"
+    )
+    spoilt = await room.command(spoil)
+    assert (spoilt.stderr, spoilt.stdout) == ("", "8\nelsewhere\ntmp\nworkspace\n")
+    assert contents(layers) == before
+    assert (await room.command(check)).stdout == expected
     for name in os.listdir(layers):
         os.rename(f"{layers}/{name}", f"{layers}/lost.tmp-{name}")
     await room.restart()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from era import layout
-from era.sandbox.base import Bind, Overlay
+from era.sandbox.base import Overlay
 from era.sessions.layers import attachment
 
 PARTS = ("workspace", "home", "tmp", "go/cache")
@@ -19,10 +19,10 @@ def test_parts_that_hold_something_are_shown(tmp_path: Path) -> None:
     found = attachment(str(tmp_path))
     assert found.workspace == (f"{tmp_path}/workspace",)
     assert found.overlays == (
+        Overlay(target=layout.LAYER, lowers=(str(tmp_path),)),
         Overlay(target=layout.HOME, lowers=(f"{tmp_path}/home",)),
         Overlay(target=layout.TMP, lowers=(f"{tmp_path}/tmp",)),
     )
-    assert found.binds == (Bind(source=str(tmp_path), target=layout.LAYER),)
     assert found.go_cache == f"{tmp_path}/go/cache"
 
 
@@ -45,4 +45,5 @@ def test_what_is_no_directory_with_something_in_it_is_not_shown(tmp_path: Path, 
         (layer / "go").rmdir()
         (layer / "go").symlink_to(host)
     found = attachment(str(layer))
-    assert (found.workspace, found.overlays, found.go_cache) == ((), (), None)
+    whole = Overlay(target=layout.LAYER, lowers=(str(layer),))
+    assert (found.workspace, found.overlays, found.go_cache) == ((), (whole,), None)

@@ -97,13 +97,14 @@ async def test_layer_files_are_no_session_files_and_the_sessions_own_win(world: 
     assert (await world.run("print(open('b').read())")).stdout == "layer\n\n"
 
 
-async def test_runs_attach_the_layer_and_never_write_to_it(world: World) -> None:
+async def test_runs_attach_the_layer_below_space_of_their_own(world: World) -> None:
     await world.create(setup=setup_of(pip=("alpha",), commands=("echo h > $HOME/h",)))
     await world.settled()
     await world.run("pass")
     spec = world.driver.specs[-1]
-    assert [(bind.target, bind.writable) for bind in spec.binds] == [(layout.LAYER, False)]
-    assert [overlay.target for overlay in spec.overlays] == [layout.HOME]
+    assert spec.binds == ()
+    assert [overlay.target for overlay in spec.overlays] == [layout.LAYER, layout.HOME]
+    assert all(overlay.lowers for overlay in spec.overlays)
     assert len(spec.workspace) == 1
 
 

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from era.models import FileEntry, FileKind
 from era.relpath import RelPath
-from era.storage.links import MAX_LOOKUPS, destination, follow, walk
+from era.storage.links import (
+    MAX_LOOKUPS,
+    above,
+    all_above,
+    destination,
+    follow,
+    nearest_above,
+    walk,
+)
 from tests.contracts.records import file, folder, link
 
 
@@ -91,3 +99,14 @@ def test_a_loop_through_directories_ends() -> None:
 def test_a_file_is_no_directory() -> None:
     tree = {"f": file("f"), "l": link("l", "f/x"), "None/x": file("None/x")}
     assert follow(tree["l"], tree) is None
+
+
+@given(st.lists(st.lists(st.sampled_from("ab"), min_size=1, max_size=6).map("/".join)))
+def test_what_is_above_many_paths_is_what_is_above_each(paths: list[str]) -> None:
+    assert all_above(paths) == {directory for path in paths for directory in above(path)}
+
+
+def test_the_way_up_ends_at_the_first_known_directory() -> None:
+    assert list(nearest_above("a/b/c/d", ())) == ["a/b/c", "a/b", "a"]
+    assert list(nearest_above("a/b/c/d", {"a/b"})) == ["a/b/c"]
+    assert list(nearest_above("a", ())) == []

@@ -19,11 +19,13 @@ from sqlalchemy import Connection, Delete, Dialect, Insert, Select, Update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from era.errors import EraError, InputError, InternalError, TooLargeError, UnavailableError
-from era.models import NewSession, SessionPatch, SetupSpec, SetupStatus
-from era.storage.base import Quota
+from era.models import Changes, NewSession, SessionPatch, SetupSpec, SetupStatus
+from era.storage.base import Quota, RunCommit
 from era.storage.records import statements
 from era.storage.records.sqlite import SqliteRecords
+from era.storage.records.units.commits import commit_run
 from tests.contracts.records import FREE, commit, everything, file, make, paths, upload
+from tests.counting import calls
 
 pytestmark = pytest.mark.anyio
 
@@ -429,6 +431,29 @@ async def test_changes_cost_what_they_change_whatever_the_session_holds(
             costs.setdefault(act, []).append(await steps_of(keeper, work))
     for act, (small, large) in costs.items():
         assert 0 < large <= small * 1.2 + 50, (act, small, large)
+
+
+async def test_many_files_deep_down_are_committed_in_proportion(keeper: SqliteRecords) -> None:
+    costs = []
+    for size in (100, 200):
+        uid = (await make(keeper, f"s{size}")).uid
+        deep = "/".join(["d"] * size)
+        written = tuple(file(f"{deep}/{number}", "x") for number in range(size))
+        new = RunCommit(
+            uid=uid,
+            snapshot_revision=0,
+            finished_at_ms=1,
+            data=None,
+            changes=Changes(written=written),
+        )
+
+        def counted(connection: Connection, new: RunCommit) -> int:
+            return calls(lambda: commit_run(connection, new, FREE))
+
+        await keeper.commit_run(new, FREE)
+        costs.append(await keeper._write(counted, new))
+    small, large = costs
+    assert 0 < large < 2.3 * small, costs
 
 
 def all_statements() -> dict[str, Select[Any] | Update | Delete | Insert]:

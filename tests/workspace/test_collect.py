@@ -159,9 +159,13 @@ async def test_forms_of_the_overlay_in_attributes(upper: Upper, prefix: str) -> 
     os.setxattr(upper.put("full", b"x"), f"{prefix}.overlay.whiteout", b"")
     upper.put("opaque/new")
     os.utime(upper.path("opaque"), ns=(0, 1))
-    changes = await upper.changes()
+    changes = await upper.changes(xattr_prefix=prefix)
     assert changes.removed == ("gone", "opaque")
     assert [entry.path for entry in changes.written] == ["full", "opaque", "opaque/new"]
+    other = {"trusted": "user", "user": "trusted"}[prefix]
+    changes = await upper.changes(xattr_prefix=other)
+    assert changes.removed == ()
+    assert [entry.path for entry in changes.written] == ["full", "gone", "opaque/new"]
 
 
 @pytest.mark.parametrize(("name", "on"), [("redirect", "dir"), ("metacopy", "file")])

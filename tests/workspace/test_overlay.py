@@ -8,7 +8,7 @@ import os
 import random
 import sys
 import textwrap
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -52,7 +52,8 @@ def fill(overlay: Overlay) -> None:
 async def collected(overlay: Overlay) -> tuple[Changes, dict[str, bytes]]:
     blobs = MemoryBlobs()
     with opened(overlay.upper) as fd, opened(overlay.tree) as tree, opened(overlay.layer) as layer:
-        context = CollectContext(tree_fd=tree, layer_fd=layer)
+        prefix: Literal["trusted", "user"] = "user" if overlay.userxattr else "trusted"
+        context = CollectContext(tree_fd=tree, layer_fd=layer, xattr_prefix=prefix)
         result = await collect(fd, blobs=blobs.as_blobs(), context=context)
     assert result.error is None
     return result.changes, blobs.kept
@@ -163,6 +164,28 @@ async def test_forged_attributes_do_not_count(overlay: Overlay) -> None:
         overlay.run(f"import os; os.setxattr('a', {name!r}, b'y')", program=PYTHON)
     overlay.run(": > a; touch d/new")
     await changes_lead_to_what_was_seen(overlay)
+
+
+async def test_attributes_like_those_of_the_overlay_lose_nothing(overlay: Overlay) -> None:
+    """Where the overlay uses `trusted` names, a program may set the `user` ones: they are kept by
+    the kernel as they are, on what it changed and on what it made."""
+    fill(overlay)
+    overlay.run("touch n; mkdir new; touch new/x; touch d/e/more; : > s/keep")
+    mark = """
+import os
+for path in ("n", "new", "new/x", "d", "d/e", "s", "s/keep", "a", "empty"):
+    for name, value in (("opaque", b"y"), ("whiteout", b""), ("whiteout", b"y")):
+        try:
+            os.setxattr(path, f"user.overlay.{name}", value)
+        except OSError:
+            pass
+"""
+    overlay.run(mark, program=PYTHON)
+    if not overlay.userxattr:
+        assert "user.overlay.opaque" in os.listxattr(f"{overlay.upper}/d")
+        assert "user.overlay.whiteout" in os.listxattr(f"{overlay.upper}/n")
+    changes = await changes_lead_to_what_was_seen(overlay)
+    assert changes.removed == ()
 
 
 ACT = """

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from era.api import openapi
 from era.api.answers import error_answer, json_answer
-from era.api.door import Door
+from era.api.door import Door, Origins
 from era.api.options import Options
 from era.api.routes import code, files, runs, service, sessions
 from era.api.routing import Call, Operation, Resource
@@ -57,6 +57,7 @@ def create_app(sessions: Sessions, options: Options) -> FastAPI:
     ]
     app.router.default = _not_found
     app.add_middleware(Door, options=options)
+    app.state.cors = Origins(options.cors_origins).headers
     return app
 
 

@@ -1,25 +1,68 @@
-"""Request bodies: read within a bound, whole or as a stream; and noticing that the client left."""
+"""Request bodies: read within bounds, whole or as a stream; and noticing that the client left.
+
+Bounds of size, of time, and of what all unfinished bodies together may occupy.  A body of some size
+is understood in a thread, one at a time: other requests are served meanwhile.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
-from starlette.types import Receive, Scope
+from starlette.types import Message, Receive, Scope
 
 from era import jsontext
-from era.errors import InputError, TooLargeError
+from era.api.excess import check_values
+from era.errors import BusyError, InputError, TooLargeError
 
 T = TypeVar("T")
+
+SMALL_BYTES: Final = 64 << 10
+"""Up to here a body is understood at once, and takes no share of what all may occupy."""
+BUFFERED_BYTES: Final = 256 << 20
+"""Of all bodies together that are being read or understood."""
+SILENCE_SECONDS: Final = 30.0
+"""How long a client may send nothing of a body that is not complete."""
+BODY_SECONDS: Final = 600.0
+"""How long a JSON body may take, however steadily it comes."""
+_HINT_BYTES: Final = 1 << 20
+"""How much of a text that is not JSON is searched for comments."""
 
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 
 
 class ClientGoneError(Exception):
     """The client closed the connection before its request was complete."""
+
+
+class StalledError(InputError):
+    """The client sends a body too slowly; its connection is to be closed with the answer."""
+
+    def __init__(self) -> None:
+        text = "request body was not received in time"
+        super().__init__("invalid_body", text, hint="Send the body without pauses.")
+
+
+class Buffer:
+    """What the bodies of all requests may occupy, and whose turn it is to be understood."""
+
+    def __init__(self, limit: int = BUFFERED_BYTES) -> None:
+        self.limit: Final = limit
+        self.taken = 0
+        self.turn: Final = asyncio.Lock()
+
+    def take(self, size: int) -> None:
+        """Occupy `size` more bytes, to be given back by the caller.
+
+        Raises:
+            BusyError: `server_busy`.
+        """
+        if self.taken + size > self.limit:
+            raise BusyError("server_busy")
+        self.taken += size
 
 
 def declared_length(scope: Scope) -> int | None:
@@ -36,13 +79,14 @@ async def stream(scope: Scope, receive: Receive, limit: int, code: str) -> Async
     Raises:
         TooLargeError: `code`, before reading when the declared length passes `limit`, else at the
             first byte beyond it.
+        StalledError: nothing came for too long.
         ClientGoneError: the connection broke before the end.
     """
     if (declared_length(scope) or 0) > limit:
         raise TooLargeError(code, limit)
     total, more = 0, True
     while more:
-        message = await receive()
+        message = await _next(receive)
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         piece: bytes = message.get("body", b"")
@@ -54,16 +98,55 @@ async def stream(scope: Scope, receive: Receive, limit: int, code: str) -> Async
         more = message.get("more_body", False)
 
 
-async def read_object(scope: Scope, receive: Receive, limit: int) -> dict[str, Any]:
-    """The JSON object of a request; an empty body is `{}`.
+async def _next(receive: Receive) -> Message:
+    try:
+        async with asyncio.timeout(SILENCE_SECONDS):
+            return await receive()
+    except TimeoutError:
+        raise StalledError from None
+
+
+async def read_object(
+    scope: Scope,
+    receive: Receive,
+    limit: int,
+    build: Callable[[dict[str, Any]], T],
+    buffer: Buffer,
+) -> T:
+    """What `build` makes of the JSON object of a request; an empty body is `{}`.
+
+    `build` is called in a thread when the body is not small.
 
     Raises:
-        InputError: `invalid_json`, `invalid_body`.
+        InputError: `invalid_json`, `invalid_body`; and what `build` raises.
+        StalledError: it did not come in time.
         TooLargeError: `body_too_large`.
+        BusyError: `server_busy`, when all bodies together are too large.
         ClientGoneError: the connection broke before the end.
     """
-    pieces = [piece async for piece in stream(scope, receive, limit, "body_too_large")]
-    raw = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    pieces: list[bytes] = []
+    total = taken = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for piece in stream(scope, receive, limit, "body_too_large"):
+                total += len(piece)
+                if total > SMALL_BYTES:
+                    buffer.take(total - taken)
+                    taken = total
+                pieces.append(piece)
+        raw = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        if total <= SMALL_BYTES:
+            return build(_object(raw))
+        async with buffer.turn:
+            return await asyncio.to_thread(lambda: build(_object(raw)))
+    except TimeoutError:
+        raise StalledError from None
+    finally:
+        buffer.taken -= taken
+
+
+def _object(raw: bytes) -> dict[str, Any]:
     if not raw.strip():
         return {}
     value = parse(raw)
@@ -77,11 +160,13 @@ def parse(raw: bytes) -> Any:
 
     Raises:
         InputError: `invalid_json`, whose message says where; with a hint for text with comments.
+        TooLargeError: `body_too_large`, for more values than anybody needs.
     """
+    check_values(raw)
     try:
         return jsontext.loads(raw)
     except jsontext.JsonTextError as error:
-        outside = _STRING.sub(b'""', raw)
+        outside = _STRING.sub(b'""', raw[:_HINT_BYTES])
         comments = b"//" in outside or b"/*" in outside or b"#" in outside
         hint = "JSON has no comments; remove what follows # or //" if comments else None
         raise InputError("invalid_json", message=str(error), hint=hint) from None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from era import __version__
+from era.api.body import Buffer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class Options:
     `api_keys` empty means no authentication.  `public_url` is `<base>` of every answer; without
     it the request's own address is, and its `X-Forwarded-*` headers only with `trust_proxy`.
     `clock` gives unix milliseconds.  `stopping` tells whether new requests are refused.
+    `buffer` is what the bodies of all requests share.
     """
 
     clock: Callable[[], int]
@@ -39,3 +41,4 @@ class Options:
     trust_proxy: bool = False
     stopping: Callable[[], bool] = lambda: False
     version: str = __version__
+    buffer: Buffer = field(default_factory=Buffer)

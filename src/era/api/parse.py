@@ -10,12 +10,14 @@ import base64
 import binascii
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Final, NoReturn, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from era import jsontext
+from era.api.excess import first_fault, shown, warnings
 from era.api.options import Bounds
 from era.api.schemas import (
     POSITIVE,
@@ -78,7 +80,8 @@ def checked(model: type[M], members: Mapping[str, Any]) -> tuple[M, tuple[str, .
     names = model.model_fields
     unknown = tuple(name for name in members if name not in names)
     try:
-        value = model.model_validate({n: v for n, v in members.items() if n in names})
+        known = {name: value for name, value in members.items() if name in names}
+        value = model.model_validate(first_fault(known))
     except ValidationError as error:
         _refuse(model, error.errors(include_url=False, include_context=False)[0])
     return value, unknown
@@ -103,10 +106,6 @@ def _rules(model: type[Body], name: str) -> list[Any]:
     for part in getattr(info.annotation, "__args__", ()):
         found += getattr(part, "__metadata__", ())
     return found
-
-
-def _warnings(unknown: tuple[str, ...], where: str = "") -> tuple[str, ...]:
-    return tuple(f"unknown field ignored: {where}{name}" for name in unknown)
 
 
 def _one_of(body: Body, *names: str) -> Any:
@@ -221,9 +220,10 @@ def _memory(value: int | None, bounds: Bounds) -> int | None:
 
 def _files(files: dict[str, str | FileBody] | None) -> dict[RelPath, bytes]:
     placed = {user_path(name): _content(name, content) for name, content in (files or {}).items()}
-    for path in placed:
-        if any(parent in placed for parent in path.parents):
-            raise InputError("invalid_path", details="a file cannot lie below another file")
+    # NUL, which no path holds, sorts before all else: what lies below a path comes next to it.
+    ordered = sorted(path.replace("/", "\0") for path in placed)
+    if any(below.startswith(f"{path}\0") for path, below in pairwise(ordered)):
+        raise InputError("invalid_path", details="a file cannot lie below another file")
     return placed
 
 
@@ -243,7 +243,7 @@ def _setup(value: Any) -> tuple[SetupSpec | None, tuple[str, ...]]:
     if value is None:
         return None, ()
     spec, ignored = parse_setup(value)
-    return spec, _warnings(ignored, "setup.")
+    return spec, warnings(ignored, "setup.")
 
 
 def _setup_shape(members: Mapping[str, Any]) -> None:
@@ -271,7 +271,7 @@ def execute(members: Mapping[str, Any], bounds: Bounds) -> RunRequest:
         allow_internet=body.allowInternetAccess,
         cpu_count=_cpus(body.cpu_count, bounds),
         memory_mib=_memory(body.memory_mib, bounds),
-        warnings=_warnings(unknown),
+        warnings=warnings(unknown),
     )
 
 
@@ -291,7 +291,7 @@ def run(members: Mapping[str, Any], bounds: Bounds, base_url: str) -> RunRequest
         wait_for_setup=body.wait_for_setup is not False,
         cancel_on_disconnect=body.cancel_on_disconnect is True,
         base_url=base_url,
-        warnings=_warnings(unknown),
+        warnings=warnings(unknown),
     )
 
 
@@ -334,7 +334,7 @@ def create(members: Mapping[str, Any], bounds: Bounds) -> tuple[NewSession, tupl
         cpu_count=_cpus(body.cpu_count, bounds),
         memory_mib=_memory(body.memory_mib, bounds),
     )
-    return new, _warnings(unknown) + ignored
+    return new, warnings(unknown) + ignored
 
 
 def patch(members: Mapping[str, Any], bounds: Bounds) -> SessionPatch:
@@ -345,7 +345,7 @@ def patch(members: Mapping[str, Any], bounds: Bounds) -> SessionPatch:
     """
     for name in members:
         if name not in PatchBody.model_fields:
-            raise InputError("unknown_field", f"unknown field: {name}")
+            raise InputError("unknown_field", f"unknown field: {shown(name)}")
     given = {n: v for n, v in members.items() if v is not None or n == "default_timeout"}
     body, _ = checked(PatchBody, given)
     if not given:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes
 
 import structlog
@@ -32,6 +32,8 @@ from era.relpath import RelPath, user_path
 
 if TYPE_CHECKING:
     from era.sessions.service import Sessions
+
+T = TypeVar("T")
 
 MAX_PAGE: Final = 1000
 REQUEST_ID: Final = "era.request_id"
@@ -145,11 +147,19 @@ class Call:
             await self.sessions.get(self.session_id)
             raise
 
-    async def object(self, *, nulls: bool = False) -> dict[str, Any]:
-        """The JSON object of the request's body; members that are null are absent, or kept."""
-        limit = self.options.bounds.body_bytes
-        members = await body.read_object(self.scope, self.receive, limit)
-        return members if nulls else {n: v for n, v in members.items() if v is not None}
+    async def object(self, build: Callable[..., T], *args: Any, nulls: bool = False) -> T:
+        """`build(members, *args)` of the JSON object of the request's body.
+
+        Members that are null are absent, or kept.  `build` may run in a thread.
+        """
+
+        def built(members: dict[str, Any]) -> T:
+            given = members if nulls else {n: v for n, v in members.items() if v is not None}
+            return build(given, *args)
+
+        options = self.options
+        limit = options.bounds.body_bytes
+        return await body.read_object(self.scope, self.receive, limit, built, options.buffer)
 
     def base_url(self) -> str:
         """`<base>`: scheme and authority under which clients reach this server."""
@@ -224,6 +234,8 @@ class Resource:
         except InternalError as error:
             _log.error("request failed", request_id=scope.get(REQUEST_ID), exc_info=error)
             return error_answer(error)
+        except body.StalledError as error:
+            return error_answer(error, {"Connection": "close"})
         except EraError as error:
             return error_answer(error)
         except body.ClientGoneError:

@@ -13,6 +13,11 @@ from typing import Any, Final
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from era.api.answers import error_answer
+from era.api.door import Headers
+from era.errors import InputError
+from era.ids import new_token
+
 MAX_HEAD_BYTES: Final = 64 << 10
 """Of a request line with its headers, and of anything else that is not body: far above what
 clients send, and all that an unfriendly one can make the server keep."""
@@ -50,6 +55,13 @@ class Connection(HttpToolsProtocol):
         if self._unused_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("Request head is too large.")
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP as any other wrong request, and end the connection."""
+        # An answer that is under way cannot be followed by another to what came after it.
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(_malformed(self.app, msg))
+        self.transport.close()
+
     def on_message_begin(self) -> None:
         """A request begins."""
         self._start_clock()
@@ -83,6 +95,15 @@ class Connection(HttpToolsProtocol):
     def _late(self) -> None:
         if not self.transport.is_closing():
             self.transport.close()
+
+
+def _malformed(app: Any, reason: str) -> bytes:
+    """The whole answer to a request that could not be read; its headers are unknown."""
+    error = InputError("invalid_body", reason.rstrip("."), hint="Send a valid HTTP/1.1 request.")
+    answer = error_answer(error, {"X-Request-Id": new_token(), "Connection": "close"})
+    cors: Headers = app.state.cors({"headers": []}) if hasattr(app, "state") else []
+    lines = [b"%s: %s\r\n" % header for header in (*answer.raw_headers, *cors)]
+    return b"HTTP/1.1 400 Bad Request\r\n%s\r\n%s" % (b"".join(lines), answer.body)
 
 
 class Server(uvicorn.Server):

@@ -41,7 +41,8 @@ class Feed:
     async def next(self) -> bytes | None:
         """The next event, a comment after a long silence, None at the end."""
         try:
-            return await asyncio.wait_for(self._events.get(), SILENCE_SECONDS)
+            async with asyncio.timeout(SILENCE_SECONDS):
+                return await self._events.get()
         except TimeoutError:
             return _PING
 

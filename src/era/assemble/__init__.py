@@ -70,13 +70,15 @@ async def build(settings: Settings, port: int) -> Service:
         go_cache = GoCache(driver, state.of("go"), runtimes.tools)
         sessions = await _sessions(settings, state, runtimes, driver, go_cache, stack)
         await sessions.start()
-        warming = asyncio.create_task(_warm(go_cache, sessions))
+        warming = asyncio.create_task(_warm(go_cache, sessions, ahead=settings.go_ahead))
         return Service(sessions=sessions, _opened=stack.pop_all(), _warming=warming)
 
 
-async def _warm(go_cache: GoCache, sessions: Sessions) -> None:
+async def _warm(go_cache: GoCache, sessions: Sessions, *, ahead: bool) -> None:
     """Compile Go's standard library when there is nothing else to do; the first Go program does
-    not wait for that."""
+    not wait for that.  Not `ahead`: the first Go program compiles what is common."""
+    if not ahead:
+        return
     try:
         for step in (go_cache.warm, go_cache.finish):
             await asyncio.sleep(IDLE_SECONDS)
@@ -182,6 +184,7 @@ async def _sessions(
         layers_dir=state.of("layers"),
         clock=arguments.clock,
         go_cache=go_cache,
+        modules_dir=state.of("deno"),
     )
     return Sessions(parts, arguments.limits(settings))
 

@@ -19,7 +19,7 @@ from era.sandbox.base import Limits, Readiness, Warm
 from era.sandbox.namespaces.driver import Place
 from era.sandbox.namespaces.pool import ANY
 from era.sandbox.probe import disk_scratch_available
-from era.sessions.settings import QueueLimits, RunLimits, SessionLimits, SetupLimits
+from era.sessions.settings import ModuleLimits, QueueLimits, RunLimits, SessionLimits, SetupLimits
 from era.storage.base import Quota
 
 TIERS_HERE: Final = ("auto", "namespaces")
@@ -40,6 +40,10 @@ def limits(settings: Settings) -> SessionLimits:
             waiting_per_session=settings.session_queue,
         ),
         setups=_setup_limits(settings),
+        modules=ModuleLimits(
+            timeout_seconds=settings.resolve_timeout,
+            any_host=bool(settings.deno_import_hosts),
+        ),
         quota=Quota(total_bytes=settings.max_session_bytes, count=settings.max_session_files),
         code_bytes=settings.max_code_bytes,
         data_bytes=settings.max_data_bytes,

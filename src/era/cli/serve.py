@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import resource
 import signal
 import socket
 import sys
@@ -24,6 +25,8 @@ from era.config import Settings, load
 from era.errors import CODES, EraError
 
 CANNOT_START: Final = 1
+_OPEN_FILES: Final = 65_536
+"""Far more than a full server needs; no more, since some programs walk over all they may have."""
 
 _log = structlog.get_logger("era.serve")
 
@@ -40,6 +43,7 @@ def run(
     try:
         settings = _settings(host, port, addr, state_dir, isolation, common)
         stream = _logging(settings)
+        _raise_open_files()
         with contextlib.closing(_listen(settings.host, settings.port)) as listener:
             asyncio.run(serve(settings, listener))
     except EraError as error:
@@ -47,6 +51,14 @@ def run(
     if stream is not sys.stderr:
         stream.close()
     return 0
+
+
+def _raise_open_files() -> None:
+    """Take all the open files that the system grants: each box costs the server a dozen, and what a
+    box may have open (1024) must stay below what the server may, where they share a user."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _cannot_start(cause: str, remedy: str) -> int:

@@ -23,6 +23,8 @@ LAYER_GO: Final = f"{layout.LAYER}/go"
 LAYER_GO_MODULES: Final = f"{LAYER_GO}/mod"
 GO_CACHE: Final = f"{layout.CACHE}/go"
 DENO_CACHE: Final = f"{layout.CACHE}/deno"
+DENO_LOCK: Final = f"{DENO_CACHE}/era.lock"
+"""Which versions were chosen for what deno's cache holds."""
 CA_FILE: Final = "/etc/ssl/certs/ca-certificates.crt"
 """The certificates that this server trusts, as boxes see them."""
 CERTIFICATES: Final[Mapping[str, str]] = MappingProxyType(

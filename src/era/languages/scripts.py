@@ -56,34 +56,57 @@ names that begin with a dot), the go version of an implicit module, the setup's 
 then the arguments of the program.
 """
 
-DENO_RUN: Final = r"""
-deno=$1 entry=$2
-shift 2
-flags=(--quiet)
-[ -f deno.lock ] || flags+=(--no-lock)
-modules=none
-if [ -d node_modules ] || [ -d /node_modules ]; then
-    "$deno" cache "${flags[@]}" --no-remote --node-modules-dir=manual "$entry" 2>/dev/null &&
-        modules=manual
+_DENO_FLAGS: Final = r"""
+deno=$1 entry=$2 lock=$3
+shift 3
+if [ -f deno.lock ]; then
+    locked=()
+elif [ -n "$lock" ]; then
+    locked=("--lock=$lock" --frozen=false)
+else
+    locked=(--no-lock)
 fi
-exec "$deno" run --allow-all --no-prompt --no-code-cache "${flags[@]}" \
+installed() {
+    [ -d node_modules ] || [ -d /node_modules ] || return
+    local unlocked=(--no-lock)
+    [ ! -f deno.lock ] || unlocked=()
+    "$deno" cache --quiet --no-remote "${unlocked[@]}" --node-modules-dir=manual "$entry" 2>/dev/null
+}
+"""
+
+DENO_RUN: Final = rf"""{_DENO_FLAGS}
+modules=none
+if installed; then
+    modules=manual
+    [ -f deno.lock ] || locked=(--no-lock)
+fi
+exec "$deno" run --quiet --allow-all --no-prompt --no-code-cache "${{locked[@]}}" \
     "--node-modules-dir=$modules" "$entry" "$@"
 """
 """Runs deno where a `node_modules` may be: from it when it has all that the code imports, else from
-the cache.  Parameters: deno, the entry file; then the arguments of the program."""
+the cache.  Parameters: deno, the entry file, the lock file of the cache (or nothing); then the
+arguments of the program."""
 
-DENO_RESOLVE: Final = r"""
-deno=$1 entry=$2
-shift 2
-flags=(--quiet)
-[ -f deno.lock ] || flags+=(--no-lock)
-if [ -d node_modules ] || [ -d /node_modules ]; then
-    "$deno" cache "${flags[@]}" --no-remote --node-modules-dir=manual "$entry" 2>/dev/null && exit
-fi
-exec "$deno" cache "${flags[@]}" --node-modules-dir=none "$@" "$entry"
+DENO_RESOLVE: Final = rf"""{_DENO_FLAGS}
+installed && exit
+exec "$deno" cache --quiet "${{locked[@]}}" --node-modules-dir=none "$@" "$entry"
 """
-"""Brings everything the entry file imports into deno's cache; runs none of it.  Parameters: deno,
-the entry file; then further options of `deno cache`."""
+"""Brings everything the entry file imports into deno's cache, and the versions chosen into the lock
+file; runs none of it.  Parameters: deno, the entry file, the lock file; then further options of
+`deno cache`."""
+
+DENO_KEEP: Final = r"""
+set -e
+cd "$DENO_DIR"
+# What deno made of the program's own files is nobody else's business.
+rm -rf gen/file
+for name in npm remote gen era.lock; do
+    [ ! -e "$name" ] || cp -a -t "$1" "$name"
+done
+du -sk "$1"
+"""
+"""Copies what `DENO_RESOLVE` has fetched to the directory that is the parameter; writes how many KiB
+that are."""
 
 GO_SETUP: Final = r"""
 set -e

@@ -150,19 +150,25 @@ def launch(
     tools: Tools,
     taken: Callable[[str], bool],
     has_layer: bool,
+    has_modules: bool = False,
 ) -> Launch:
     """How to run `code`, from a file at the workspace root that hides no name of the session.
 
     `taken(name)` tells whether the session has an entry of that name at its workspace root;
-    `has_layer` whether a setup layer is attached.
+    `has_layer` whether a setup layer is attached; `has_modules` whether deno's cache holds what
+    `resolve_launch` has fetched.
 
     Raises:
         InputError: `unsupported_language`, when the runtime is missing here.
     """
     check_available(language, tools)
     entry = _free_name(f"{layout.ENTRY_PREFIX}_main", _EXTENSIONS[language], taken)
+    if language == "deno":
+        argv = _deno(entry, tools, taken, has_layer, environment.DENO_LOCK if has_modules else "")
+    else:
+        argv = _PROGRAMS[language](entry, tools, taken, has_layer)
     return Launch(
-        argv=(*_PROGRAMS[language](entry, tools, taken, has_layer), *args),
+        argv=(*argv, *args),
         # A lone surrogate has no UTF-8: the runtime then says that the file is not text.
         files={entry: code.encode(errors="surrogatepass")},
         env=_environment(language, tools, has_layer=has_layer),
@@ -199,12 +205,19 @@ def resolve_launch(
     check_available("deno", tools)
     entry = _free_name(f"{layout.ENTRY_PREFIX}_main", _EXTENSIONS["deno"], taken)
     options = ("--allow-import",) if any_import_host else ()
+    program = (tools.bash, "-c", scripts.DENO_RESOLVE, "deno", tools.deno, entry)
     return Launch(
-        argv=(tools.bash, "-c", scripts.DENO_RESOLVE, "deno", tools.deno, entry, *options),
+        argv=(*program, environment.DENO_LOCK, *options),
         files={entry: code.encode(errors="surrogatepass")},
         env={**_environment("deno", tools, has_layer=has_layer), **environment.CERTIFICATES},
         uses_deno_cache=True,
     )
+
+
+def keep_modules(directory: str, *, tools: Tools) -> Launch:
+    """How to copy what was fetched to a directory of the box; its output begins with the KiB."""
+    env = _environment("deno", tools, has_layer=False)
+    return Launch(argv=(tools.bash, "-c", scripts.DENO_KEEP, "deno", directory), env=env)
 
 
 def _environment(language: str | None, tools: Tools, *, has_layer: bool) -> dict[str, str]:
@@ -264,9 +277,11 @@ def _go(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, 
     return (tools.bash, "-c", scripts.GO_RUN, "go", *parameters)
 
 
-def _deno(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, ...]:
+def _deno(entry: str, tools: Tools, taken: _Taken, has_layer: bool, lock: str) -> tuple[str, ...]:
+    path = _in_workspace(entry)
     if has_layer or taken("node_modules"):
-        return (tools.bash, "-c", scripts.DENO_RUN, "deno", tools.deno, _in_workspace(entry))
+        return (tools.bash, "-c", scripts.DENO_RUN, "deno", tools.deno, path, lock)
+    locked = (f"--lock={lock}", "--frozen=false") if lock else ("--no-lock",)
     return (
         tools.deno,
         "run",
@@ -274,10 +289,10 @@ def _deno(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str
         "--no-prompt",
         "--quiet",
         "--no-code-cache",
-        *(() if taken("deno.lock") else ("--no-lock",)),
+        *(() if taken("deno.lock") else locked),
         # A package.json alone would make deno expect an installed node_modules.
         "--node-modules-dir=none",
-        _in_workspace(entry),
+        path,
     )
 
 
@@ -288,7 +303,6 @@ _PROGRAMS: Final[Mapping[str, Callable[[str, Tools, _Taken, bool], tuple[str, ..
             "node": _node,
             "typescript": _typescript,
             "go": _go,
-            "deno": _deno,
         }
     )
 )

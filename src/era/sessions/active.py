@@ -6,10 +6,18 @@ import asyncio
 import codecs
 from collections.abc import Callable
 from enum import Enum
+from typing import Protocol
 
 from era.errors import EraError
 from era.models import RunResult
-from era.sandbox.base import Box
+
+
+class Stoppable(Protocol):
+    """What a run does right now."""
+
+    def cancel(self) -> object:
+        """End it."""
+
 
 TextSink = Callable[[str, str], None]
 """Called with `stdout` or `stderr` and a piece of text, as it comes; must not block.
@@ -71,22 +79,22 @@ class Active:
         self.cancel_asked = False
         self.reason: Callable[[Active], EraError] | None = None
         self.task: asyncio.Task[RunResult] | None = None
-        self._box: Box | None = None
+        self._now: Stoppable | None = None
 
-    def begin(self, box: Box) -> None:
-        """The program is about to run in `box`."""
-        self._box = box
+    def begin(self, now: Stoppable) -> None:
+        """Something is about to be done that may take its time: the program runs in a box."""
+        self._now = now
 
     def end(self) -> None:
         """The program has ended; from here on what it left is kept."""
-        self._box = None
+        self._now = None
         self.phase = Phase.ENDED
 
     def cancel(self) -> None:
         """End the program as a deadline would; what it left is kept.  It need not have begun."""
         self.cancel_asked = True
-        if self._box is not None:
-            self._box.cancel()
+        if self._now is not None:
+            self._now.cancel()
 
     def kill(self, reason: Callable[[Active], EraError]) -> None:
         """End the run at once, keeping nothing; its caller gets `reason` of it.  A run that has

@@ -141,8 +141,7 @@ class Attempt:
         """The box for some of the steps, over the layer in the directory `below`."""
         limits = self._limits
         base = NOTHING if below is None else attachment(below)
-        lowers = () if below is None else (below,)
-        overlays: tuple[Overlay, ...] = (Overlay(target=layout.LAYER, lowers=lowers),)
+        overlays = base.overlays or (Overlay(target=layout.LAYER),)
         if any(step.uses_go_cache for step in chosen):
             overlays += go_overlay(self._parts.go_cache, base)
         spec = BoxSpec(
@@ -154,8 +153,7 @@ class Attempt:
             ),
             network=limits.network,
             workspace=base.workspace,
-            overlays=(*overlays, *base.overlays),
-            binds=tuple(bind for bind in base.binds if bind.target != layout.LAYER),
+            overlays=overlays,
         )
         return Work(
             spec=spec,

@@ -18,10 +18,10 @@ from typing import Final
 
 from era import layout
 from era.errors import InternalError, TooLargeError
-from era.ids import new_token
 from era.languages.packages import LAYER_GO_CACHE, LEFT_OUT
 from era.models import Network
 from era.sandbox.base import Bind, Box, BoxSpec, Driver, Limits, Overlay, Program
+from era.sessions import folders
 from era.storage.base import Blob, Blobs, Records
 from era.workspace import beneath
 from era.workspace.failures import settled
@@ -42,17 +42,15 @@ _FIND: Final = "/usr/bin/find"
 _ENV: Final = {"PATH": f"{layout.BIN}:/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 _PARTS: Final = {"workspace": layout.WORKSPACE, "home": layout.HOME, "tmp": layout.TMP}
 """Directory of the layer: what of the box it holds."""
-_BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
-    """How a layer is shown to a run: lowers of the workspace, overlays, binds.  `go_cache` is a
-    lower of Go's build cache."""
+    """How a layer is shown to a run: lowers of the workspace, and overlays, since whatever a run
+    writes is its own.  `go_cache` is a lower of Go's build cache."""
 
     workspace: tuple[str, ...] = ()
     overlays: tuple[Overlay, ...] = ()
-    binds: tuple[Bind, ...] = ()
     go_cache: str | None = None
 
 
@@ -74,20 +72,7 @@ class Layers:
     async def start(self) -> None:
         """Remove what an interrupted unpacking left; after a reboot of the machine, everything,
         since directories are never flushed to the disk."""
-        await asyncio.to_thread(self._clean)
-
-    def _clean(self) -> None:
-        with open(_BOOT_ID, encoding="ascii") as file:
-            boot = f"boot-{file.read().strip()}"
-        names = os.listdir(self._root)
-        fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            for name in names:
-                if boot not in names or ".tmp-" in name:
-                    beneath.remove_tree(fd, name)
-            os.close(os.open(boot, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=fd))
-        finally:
-            os.close(fd)
+        await asyncio.to_thread(folders.clean, self._root)
 
     @contextmanager
     def pinned(self, key: str) -> Iterator[None]:
@@ -130,24 +115,13 @@ class Layers:
 
     async def forget(self, key: str) -> None:
         """Remove the directory of a layer."""
-        await settled(asyncio.to_thread(self._remove, key))
-
-    def _remove(self, name: str) -> None:
-        fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            # Renamed first: nobody may find half of it.
-            gone = f"{name}.tmp-{new_token()}"
-            with suppress(FileNotFoundError):
-                os.rename(name, gone, src_dir_fd=fd, dst_dir_fd=fd)
-                beneath.remove_tree(fd, gone)
-        finally:
-            os.close(fd)
+        await settled(asyncio.to_thread(folders.remove, self._root, key))
 
     async def _unpack(self, key: str) -> str:
         layer = await self._records.layer(key)
         if layer is None:
             raise InternalError("execution_failed")
-        name = f"{key}.tmp-{new_token()}"
+        name = folders.unfinished(key)
         temporary, final = os.path.join(self._root, name), os.path.join(self._root, key)
         os.mkdir(temporary, 0o755)
         try:
@@ -210,13 +184,15 @@ def attachment(directory: str) -> Attachment:
         os.close(fd)
     return Attachment(
         workspace=(f"{directory}/workspace",) if "workspace" in there else (),
-        overlays=tuple(
-            Overlay(target=_PARTS[name], lowers=(f"{directory}/{name}",))
-            for name in ("home", "tmp")
-            if name in there
+        # The root's /node_modules and /package.json are links into the layer.
+        overlays=(
+            Overlay(target=layout.LAYER, lowers=(directory,)),
+            *(
+                Overlay(target=_PARTS[name], lowers=(f"{directory}/{name}",))
+                for name in ("home", "tmp")
+                if name in there
+            ),
         ),
-        # The root's /node_modules and /package.json are links into it.
-        binds=(Bind(source=directory, target=layout.LAYER),),
         go_cache=f"{directory}/{LAYER_GO_CACHE}" if has_builds else None,
     )
 

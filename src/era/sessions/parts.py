@@ -31,8 +31,8 @@ class GoCache(Protocol):
 class Parts:
     """Everything is open and ready; whoever made it closes it.
 
-    `layers_dir` is an existing directory of the service's own, on a disk.  `clock` gives unix
-    milliseconds.
+    `layers_dir` is an existing directory of the service's own, on a disk, and so is `modules_dir`,
+    without which deno's modules are not fetched.  `clock` gives unix milliseconds.
     """
 
     records: Records
@@ -44,3 +44,4 @@ class Parts:
     layers_dir: str
     clock: Callable[[], int]
     go_cache: GoCache | None = None
+    modules_dir: str | None = None

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -35,8 +35,9 @@ from era.models import (
     SkippedFile,
 )
 from era.relpath import DATA_FILE
-from era.sandbox.base import Box, Exit
+from era.sandbox.base import Box, BoxSpec, Exit
 from era.sessions.active import Active, Output, Phase, Registry, TextSink
+from era.sessions.modules import Modules, UnresolvedError
 from era.sessions.parts import Parts
 from era.sessions.queue import Queues
 from era.sessions.settings import SessionLimits
@@ -94,11 +95,13 @@ class Runs:
         limits: SessionLimits,
         snapshots: Snapshots,
         setups: Setups,
+        modules: Modules | None,
     ) -> None:
         self._parts = parts
         self._limits = limits
         self._snapshots = snapshots
         self._setups = setups
+        self._modules = modules
         self._queues = Queues(limits.queues)
         self.registry = Registry()
 
@@ -199,9 +202,10 @@ class Runs:
             snapshot = await self._snapshot(record, request, held)
             run.phase = Phase.RUNNING
             vm_id = new_vm_id(snapshot.language)
-            box = await stack.enter_async_context(self._parts.driver.box(snapshot.spec))
+            spec, unstarted = await self._ready(run, snapshot, held)
+            box = await stack.enter_async_context(self._parts.driver.box(spec))
             await self._place(box, snapshot)
-            ended = await self._program(run, box, snapshot)
+            ended = unstarted or await self._program(run, box, snapshot)
             run.end()
             kept = await self._keep(box, snapshot)
         return self._result(run, snapshot, ended, kept, vm_id, queued_ns // 1_000_000)
@@ -232,7 +236,7 @@ class Runs:
         if (request.language if record is None else record.language) == "go":
             await self._go_library()
         if record is None:
-            return self._snapshots.of_execution(request)
+            return await self._snapshots.of_execution(request)
         return await self._snapshots.of_session(record, request, held)
 
     async def _go_library(self) -> None:
@@ -242,11 +246,33 @@ class Runs:
             with suppress(InternalError):  # the program then compiles what it needs itself
                 await cache.warm()
 
+    async def _ready(
+        self, run: Active, snapshot: Snapshot, held: ExitStack
+    ) -> tuple[BoxSpec, Exit | None]:
+        """The box of the program, with the modules it wants; its outcome, when it cannot be started
+        without them."""
+        if snapshot.wanted is None or self._modules is None or run.cancel_asked:
+            return snapshot.spec, None
+        files = _placed(snapshot)
+        fetching = asyncio.create_task(
+            self._modules.ready(snapshot.wanted, snapshot.spec, files, held)
+        )
+        run.begin(fetching)
+        try:
+            return await fetching, None
+        except UnresolvedError as error:
+            limit, said = self._limits.runs.output_bytes, error.outcome.stderr
+            run.output.feed("stderr", said[:limit])
+            truncated = error.outcome.stderr_truncated or len(said) > limit
+            return snapshot.spec, replace(error.outcome, stderr_truncated=truncated)
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            return snapshot.spec, _CANCELLED  # only the fetching was
+
     async def _place(self, box: Box, snapshot: Snapshot) -> None:
         """Lay out what the session does not hold: entry file, data file, files of the request."""
-        files = dict(snapshot.files)
-        if snapshot.injected:
-            files[DATA_FILE] = snapshot.injected
+        files = _placed(snapshot)
 
         def place() -> None:
             stage.place(box.workspace_fd, files, owner=box.owner)
@@ -269,9 +295,8 @@ class Runs:
         record = snapshot.record
         if record is None:
             return Kept()
-        limit = self._limits.data_bytes
         outcome = await asyncio.to_thread(
-            data_file.read, box.workspace_fd, snapshot.injected, limit
+            data_file.read, box.workspace_fd, snapshot.injected, self._limits.data_bytes
         )
         found = await self._collect(box, snapshot) if record.persistent else _NOTHING_FOUND
         committed = await self._parts.records.commit_run(
@@ -302,6 +327,7 @@ class Runs:
                 layer_fd=_opened(stack, *snapshot.layer.workspace),
                 own_names=snapshot.own_names,
                 max_bytes=self._limits.quota.total_bytes,
+                xattr_prefix="user" if box.owner is None else "trusted",
             )
             try:
                 return await collect(box.workspace_fd, blobs=self._parts.blobs, context=context)
@@ -351,6 +377,18 @@ class Runs:
 
 
 _NOTHING_FOUND: Final = CollectResult(changes=Changes())
+
+
+def _is_cancelled() -> bool:
+    """Whether the task that asks is being cancelled itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _placed(snapshot: Snapshot) -> dict[str, bytes]:
+    """What the session does not hold: entry file, data file, files of the request."""
+    data = {str(DATA_FILE): snapshot.injected} if snapshot.injected else {}
+    return {**snapshot.files, **data}
 
 
 def _opened(stack: ExitStack, path: str | None = None, *_: str) -> int | None:

@@ -37,6 +37,7 @@ from era.models import (
 from era.relpath import RelPath, user_path
 from era.sessions.active import Active, Phase, TextSink
 from era.sessions.layers import Layers
+from era.sessions.modules import Modules
 from era.sessions.packages import PackageLayers
 from era.sessions.parts import Parts
 from era.sessions.runs import Runs, deleted, shutting_down
@@ -75,7 +76,9 @@ class Sessions:
         packages = PackageLayers(parts, layers, limits.setups.layer_max_age_seconds)
         self._layers = layers
         self._setups = Setups(parts, limits, layers, packages)
-        self._runs = Runs(parts, limits, Snapshots(parts, limits, layers), self._setups)
+        self._modules = _modules(parts, limits)
+        snapshots = Snapshots(parts, limits, layers)
+        self._runs = Runs(parts, limits, snapshots, self._setups, self._modules)
         self._sweeper = Sweeper(
             parts,
             layers,
@@ -92,6 +95,8 @@ class Sessions:
         page = await self._records.list()
         await self._parts.trees.keep_only({record.uid for record in page.items})
         await self._layers.start()
+        if self._modules is not None:
+            await self._modules.start()
         await self._setups.start()
         self._sweeper.start()
 
@@ -108,6 +113,8 @@ class Sessions:
         await _all_over(runs.all(), None)
         await self._setups.close()
         await self._sweeper.close()
+        if self._modules is not None:
+            await self._modules.close()
 
     @property
     def closing(self) -> bool:
@@ -394,7 +401,9 @@ class Sessions:
         """
         record = await self._records.get(session_id)
         if record.setup is None:
-            raise NotFoundError("not_found")
+            raise NotFoundError(
+                "not_found", hint="the session has no setup; POST one here to install packages"
+            )
         return record.setup
 
     async def retry_setup(self, session_id: str, spec: SetupSpec | None = None) -> SessionView:
@@ -414,6 +423,12 @@ class Sessions:
         )
         self._setups.wake()
         return self._view(record)
+
+
+def _modules(parts: Parts, limits: SessionLimits) -> Modules | None:
+    if parts.modules_dir is None:
+        return None
+    return Modules(parts.modules_dir, parts.driver, parts.tools, limits.modules)
 
 
 def _stopped(_: Active) -> EraError:

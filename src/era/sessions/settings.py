@@ -64,12 +64,30 @@ class SetupLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleLimits:
+    """What may be fetched before a deno program runs, and kept."""
+
+    timeout_seconds: float = 120.0
+    any_host: bool = False
+    """Whether it is left to the network policy which hosts `https:` imports may name; else only
+    those that deno itself trusts."""
+    memory_mib: int = 1024
+    cpus: float = 2.0
+    graph_bytes: int = 1 << 30
+    """All modules of one program, as they are fetched."""
+    cache_bytes: int = 4 << 30
+    """Of all that is kept; what was used longest ago is removed first."""
+    cache_graphs: int = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionLimits:
     """Every bound and default of the room."""
 
     runs: RunLimits = RunLimits()
     queues: QueueLimits = QueueLimits()
     setups: SetupLimits = field(default_factory=SetupLimits)
+    modules: ModuleLimits = ModuleLimits()
     quota: Quota = Quota(total_bytes=10 << 30, count=100_000)
     code_bytes: int = 1 << 20
     data_bytes: int = 131_072

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -10,11 +10,12 @@ from typing import Final
 
 from era import jsontext, layout
 from era.errors import InputError, NotFoundError, TooLargeError
-from era.languages.environment import GO_CACHE, build
+from era.languages.environment import DENO_CACHE, GO_CACHE, build
 from era.languages.table import Launch, check_available, command_launch, launch
 from era.models import JsonText, Network, RunRequest, SessionRecord, SetupStatus
 from era.relpath import RelPath
 from era.sandbox.base import BoxSpec, Limits, Overlay, Program
+from era.sessions.graphs import Place, Wanted, wanted
 from era.sessions.layers import NOTHING, Attachment, Layers, attachment
 from era.sessions.parts import GoCache, Parts
 from era.sessions.settings import SessionLimits
@@ -46,6 +47,7 @@ class Snapshot:
     merged: JsonText | None = None
     tree: Tree | None = None
     layer: Attachment = field(default=NOTHING)
+    wanted: Wanted | None = None
 
 
 def merged_data(data: JsonText, update: JsonText | None, limit_bytes: int) -> JsonText | None:
@@ -111,9 +113,11 @@ class Snapshots:
 
     # -- after it --
 
-    def of_execution(self, request: RunRequest) -> Snapshot:
+    async def of_execution(self, request: RunRequest) -> Snapshot:
         """A one-shot run."""
-        started = self._launch(request, request.language or "", request.code, request.files, ())
+        place = Place(files=_by_path(request.files))
+        wanted = await self._wanted(request.language, request.code, place)
+        started = self._launch(request, request.language or "", request.code, place, wanted)
         env, warnings = build(started.env, request.env, {}, has_layer=False)
         spec = self._spec(
             request.allow_internet, request.cpu_count, request.memory_mib, started, NOTHING, ()
@@ -122,8 +126,9 @@ class Snapshots:
             language=request.language or "",
             program=self._program(started, env, request, None),
             spec=spec,
-            files={**{str(path): text for path, text in request.files.items()}, **started.files},
+            files={**place.files, **started.files},
             warnings=(*request.warnings, *warnings),
+            wanted=wanted,
         )
 
     async def of_session(
@@ -142,7 +147,14 @@ class Snapshots:
         layer = await self._layer(record, held)
         tree = await self._parts.trees.ensure(record)
         lowers = (tree.path, *layer.workspace)
-        started = self._launch(request, record.language, code, {}, lowers, layer is not NOTHING)
+        place = Place(
+            files={},
+            lowers=lowers,
+            layer=record.setup.layer if record.setup else None,
+            state=f"{record.uid}-{tree.revision}",
+        )
+        wanted = await self._wanted(record.language, code, place)
+        started = self._launch(request, record.language, code, place, wanted)
         service = service_variables(record, request.base_url)
         env, warnings = build(started.env, request.env, service, has_layer=layer is not NOTHING)
         data = merged if merged is not None else record.data
@@ -162,6 +174,7 @@ class Snapshots:
             merged=merged,
             tree=tree,
             layer=layer,
+            wanted=wanted,
         )
 
     async def _code(self, request: RunRequest, session_id: str) -> str | None:
@@ -183,21 +196,34 @@ class Snapshots:
         request: RunRequest,
         language: str,
         code: str | None,
-        files: Mapping[RelPath, bytes],
-        lowers: tuple[str, ...],
-        has_layer: bool = False,
+        place: Place,
+        wanted: Wanted | None,
     ) -> Launch:
         tools = self._tools
+        has_layer = place.layer is not None
         if code is None:
             return command_launch(
                 request.command or "", tools=tools, language=language, has_layer=has_layer
             )
+        return launch(
+            language,
+            code,
+            request.args,
+            tools=tools,
+            taken=place.taken,
+            has_layer=has_layer,
+            has_modules=wanted is not None,
+        )
 
-        def taken(name: str) -> bool:
-            placed = any(path.split("/", 1)[0] == name for path in files)
-            return placed or any(os.path.lexists(os.path.join(at, name)) for at in lowers)
-
-        return launch(language, code, request.args, tools=tools, taken=taken, has_layer=has_layer)
+    async def _wanted(self, language: str | None, code: str | None, place: Place) -> Wanted | None:
+        """What has to be fetched first; only deno's programs name it themselves."""
+        if language != "deno" or code is None or self._parts.modules_dir is None:
+            return None
+        any_host = self._limits.modules.any_host
+        # A large text takes its time, and so may reading the files that it imports.
+        return await asyncio.to_thread(
+            wanted, code, place, tools=self._tools, any_import_host=any_host
+        )
 
     def _program(
         self,
@@ -232,6 +258,9 @@ class Snapshots:
         overlays = layer.overlays
         if started.uses_go_cache:
             overlays += go_overlay(self._parts.go_cache, layer)
+        if started.uses_deno_cache:
+            # Without a place to write, deno tries for a tenth of a second to have one.
+            overlays += (Overlay(target=DENO_CACHE),)
         return BoxSpec(
             limits=Limits(
                 memory_bytes=(memory_mib or limits.memory_mib) << 20,
@@ -242,7 +271,6 @@ class Snapshots:
             network=Network.INTERNET if internet else Network.OFFLINE,
             workspace=lowers,
             overlays=overlays,
-            binds=layer.binds,
             interpreter=started.interpreter,
         )
 
@@ -252,6 +280,10 @@ def go_overlay(cache: GoCache | None, layer: Attachment) -> tuple[Overlay, ...]:
     shared = cache.lower() if cache is not None else None
     lowers = tuple(path for path in (layer.go_cache, shared) if path is not None)
     return (Overlay(target=GO_CACHE, lowers=lowers),)
+
+
+def _by_path(files: Mapping[RelPath, bytes]) -> dict[str, bytes]:
+    return {str(path): content for path, content in files.items()}
 
 
 def _no_code() -> InputError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from typing import Final
 
 from era.layout import WORKSPACE
@@ -79,6 +79,27 @@ def above(path: str) -> Iterator[str]:
     while at > 0:
         yield path[:at]
         at = path.find("/", at + 1)
+
+
+def nearest_above(path: str, known: Collection[str]) -> Iterator[str]:
+    """The directories above `path`, nearest first, up to the first that is `known`.
+
+    Whoever notes in `known` what comes out sees each directory once, however many paths lie deep
+    below it.
+    """
+    at = path.rfind("/")
+    while at > 0 and (directory := path[:at]) not in known:
+        yield directory
+        at = path.rfind("/", 0, at)
+
+
+def all_above(paths: Iterable[str]) -> set[str]:
+    """The directories above any of `paths`."""
+    found: set[str] = set()
+    for path in paths:
+        for directory in nearest_above(path, found):
+            found.add(directory)
+    return found
 
 
 def _moved(link: FileEntry, target: str) -> FileEntry:

@@ -99,7 +99,8 @@ def _walk(dir_fd: int, path: bytes, flags: int, mode: int) -> int:
 
 def _raw(path: Path) -> bytes:
     raw = path.encode() if isinstance(path, str) else path
-    if raw != b"." and any(name in (b"", b".", b"..") for name in raw.split(b"/")):
+    edged = b"/" + raw + b"/"  # no split: paths are up to some hundred names deep
+    if raw != b"." and (b"//" in edged or b"/./" in edged or b"/../" in edged):
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
     if b"\0" in raw:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -179,16 +180,29 @@ def make_dirs(dir_fd: int, path: Path, *, owner: int | None = None, mode: int = 
 
     `owner` is uid and gid at once; None leaves the service's own.  The caller closes the result.
     """
-    with suppress(FileNotFoundError):
-        return open_dir(dir_fd, path)
-    raw, at = _raw(path), open_dir(dir_fd)
-    for name in [] if raw == b"." else raw.split(b"/"):
+    at, missing = _deepest(dir_fd, _raw(path))
+    for name in missing:
         try:
             below = _enter_or_make(at, name, owner, mode)
         finally:
             os.close(at)
         at = below
     return at
+
+
+def _deepest(dir_fd: int, raw: bytes) -> tuple[int, list[bytes]]:
+    """The last directory on the way to `raw` that is there, open, and the names after it.
+
+    Looked for from the end: mostly all but one name is there, and the kernel walks those.
+    """
+    missing: list[bytes] = []
+    while raw:
+        try:
+            return open_dir(dir_fd, raw), missing[::-1]
+        except FileNotFoundError:
+            raw, _, name = raw.rpartition(b"/")
+            missing.append(name)
+    return open_dir(dir_fd), missing[::-1]
 
 
 def _enter_or_make(at: int, name: bytes, owner: int | None, mode: int) -> int:

@@ -96,7 +96,7 @@ def _open_batch(
                 scan.skip(entry.path, "unreadable")
             continue
         opened.callback(os.close, fd)
-        if "whiteout" in overlay_attributes(fd) and entries[0].size == 0:
+        if "whiteout" in overlay_attributes(fd, scan.context.xattr_prefix) and entries[0].size == 0:
             for entry in entries:
                 scan.remove(entry.path)
         else:

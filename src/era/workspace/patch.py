@@ -36,7 +36,7 @@ class Patch:
 
     dir_fd: int
     owner: int | None
-    _looks: dict[RelPath, tuple[int, int]] = field(default_factory=dict)
+    _looks: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def remove(self, removed: Iterable[RelPath], written: Iterable[FileEntry]) -> None:
         """Take away what is no longer there.  `written` is what comes after: making and removing
@@ -68,13 +68,21 @@ class Patch:
                 self._set(path, look)
 
     def _remember(self, path: RelPath) -> None:
-        for above in reversed(path.parents):
-            if above in self._looks:
-                return
-            found = beneath.lstat(self.dir_fd, above)
+        """Only what is above a path is in `_looks` by now: what is above one of them is as well."""
+        there = True
+        for above in self._unknown_above(path):
+            found = beneath.lstat(self.dir_fd, above) if there else None
+            there = found is not None and stat.S_ISDIR(found.st_mode)
             self._looks[above] = IMPLIED
-            if found is not None and stat.S_ISDIR(found.st_mode):
+            if found is not None and there:
                 self._looks[above] = (found.st_mode & 0o777, found.st_mtime_ns)
+
+    def _unknown_above(self, path: str) -> list[str]:
+        """The directories above `path` that are not in `_looks`, topmost first."""
+        unknown: list[str] = []
+        while (path := path.rpartition("/")[0]) and path not in self._looks:
+            unknown.append(path)
+        return unknown[::-1]
 
     def _remove_one(self, path: RelPath) -> None:
         """What is below a removed directory may stay, or come back: then it is implied."""
@@ -131,7 +139,7 @@ class Patch:
             owner=self.owner,
         )
 
-    def _dropped(self, path: RelPath) -> bool:
+    def _dropped(self, path: str) -> bool:
         """Whether an implied directory is not there, or held nothing and is gone now."""
         try:
             with beneath.parent(self.dir_fd, path) as (at, name):
@@ -141,7 +149,7 @@ class Patch:
                 return False
         return True
 
-    def _set(self, path: RelPath, look: tuple[int, int]) -> None:
+    def _set(self, path: str, look: tuple[int, int]) -> None:
         mode, mtime_ns = look
         fd = beneath.open_dir(self.dir_fd, path)
         try:

@@ -35,7 +35,7 @@ _ROOT: Final = layout.WORKSPACE.strip("/").split("/")
 
 def is_secret(path: str) -> bool:
     """Whether a file at `path` looks like one that holds credentials; case does not matter."""
-    *above, name = path.lower().split("/")
+    *above, name = path.lower().rsplit("/", 2)
     return name in SECRET_NAMES or "/".join([*above[-1:], name]) in SECRET_NAMES
 
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Literal
 
 from era.errors import InternalError
 from era.models import FileEntry, FileKind, SkippedFile
-from era.relpath import DATA_FILE, RESERVED_DIR, RelPath, problem
+from era.relpath import DATA_FILE, MAX_PATH_BYTES, MAX_SEGMENT_BYTES, RESERVED_DIR, RelPath
 from era.workspace import beneath
 from era.workspace.rules import is_cache, is_secret, leads_outside
 
@@ -27,11 +27,6 @@ MAX_SKIPPED: Final = 100
 MAX_BYTES: Final = 64 << 30
 """Bound of file sizes together when there is no quota: a sparse file costs its writer nothing."""
 
-_SAYS: Final = {
-    f"{kind}.overlay.{what}": what
-    for kind in ("trusted", "user")
-    for what in ("opaque", "whiteout")
-}
 _FOREIGN: Final = ("trusted.overlay.redirect", "trusted.overlay.metacopy")
 """With these an upper names what it does not hold.  The overlay of a box is mounted without."""
 
@@ -46,7 +41,9 @@ class CollectContext:
     `tree_fd` is the session's tree and `layer_fd` the workspace part of its setup layer, both as
     open directories, None when there is none.  `own_names` are files of the service at the
     workspace root.  `max_bytes` bounds the sum of file sizes (0: `MAX_BYTES`), `max_entries` the
-    names looked at.
+    names looked at.  `xattr_prefix` is what the overlay's own attributes begin with: `user` when it
+    was mounted with `userxattr`, as by a service that is not root, else `trusted`; those of the
+    other kind are the program's own.
     """
 
     tree_fd: int | None = None
@@ -54,6 +51,7 @@ class CollectContext:
     own_names: frozenset[str] = frozenset()
     max_entries: int = 200_000
     max_bytes: int = 0
+    xattr_prefix: Literal["trusted", "user"] = "trusted"
 
 
 class QuotaError(Exception):
@@ -103,7 +101,7 @@ class Scan:
         try:
             inner = self._directory(here, above)
             if above:
-                hidden = self._itself(here, RelPath(above.decode()), hidden=hidden)
+                hidden = self._itself(here, str.__new__(RelPath, above.decode()), hidden=hidden)
         finally:
             os.close(here)
         return [(path, hidden) for path in inner]
@@ -117,7 +115,7 @@ class Scan:
             if self._entries > self.context.max_entries:
                 raise QuotaError
             raw = above + b"/" + name if above else name
-            path = _path(raw)
+            path = _path(raw, name)
             if path is None:
                 if not beneath.is_whiteout(status):
                     self.skip(_shown(raw), "bad_name")
@@ -155,7 +153,7 @@ class Scan:
         below it.  It is `hidden` when a directory above it does."""
         status = os.fstat(here)
         before = None if hidden else self._before(path)
-        opaque = "opaque" in overlay_attributes(here)
+        opaque = "opaque" in overlay_attributes(here, self.context.xattr_prefix)
         if opaque and before is not None:
             self.removed.append(path)
         if opaque or self._looks_new(path, status, before):
@@ -223,11 +221,11 @@ class Scan:
             self.removed.append(path)
 
 
-def overlay_attributes(fd: int) -> frozenset[str]:
+def overlay_attributes(fd: int, prefix: str) -> frozenset[str]:
     """What the overlay says of an open file or directory: `opaque`, `whiteout`.
 
-    A program cannot forge them where they count: the overlay stores what is set under its own
-    names under others, and under the names it does not use they hide only the program's own files.
+    A program cannot forge them: the overlay stores what is set under its own names under others,
+    and names that do not begin with its `prefix` say nothing.
 
     Raises:
         InternalError: for a form that an overlay mounted as ours are does not make.
@@ -238,11 +236,11 @@ def overlay_attributes(fd: int) -> frozenset[str]:
         return frozenset()
     if any(name in _FOREIGN for name in names):
         raise InternalError(text="the workspace is in a form that cannot be read")
-    return frozenset(
-        _SAYS[name]
-        for name in names
-        if name in _SAYS and (_SAYS[name] != "opaque" or os.getxattr(fd, name) == b"y")
-    )
+    opaque, whiteout = f"{prefix}.overlay.opaque", f"{prefix}.overlay.whiteout"
+    says = ["whiteout"] if whiteout in names else []
+    if opaque in names and os.getxattr(fd, opaque) == b"y":
+        says.append("opaque")
+    return frozenset(says)
 
 
 def _found(dir_fd: int | None, path: RelPath) -> os.stat_result | None:
@@ -253,13 +251,18 @@ def _found(dir_fd: int | None, path: RelPath) -> os.stat_result | None:
         return _HIDDEN
 
 
-def _path(raw: bytes) -> RelPath | None:
-    """The path as text; None when it is not UTF-8 or too long for one."""
+def _path(raw: bytes, name: bytes) -> RelPath | None:
+    """The path as text; None when it is not UTF-8 or too long for one.
+
+    It ends with `name`, and what is above was looked at before: only the end is checked, which
+    spares each of many deep files all the names of its path.
+    """
+    if len(raw) > MAX_PATH_BYTES or len(name) > MAX_SEGMENT_BYTES:
+        return None
     try:
-        text = raw.decode()
+        return str.__new__(RelPath, raw.decode())
     except UnicodeDecodeError:
         return None
-    return RelPath(text) if problem(text) is None else None
 
 
 def _shown(raw: bytes) -> str:

@@ -17,7 +17,7 @@ from era.durations import timestamp
 async def put_code(call: Call) -> Response:
     """Store default code."""
     session_id = call.session_id
-    code, description = parse.stored_code(await call.object(), call.options.bounds)
+    code, description = await call.object(parse.stored_code, call.options.bounds)
     stored = await call.sessions.put_code(session_id, code, description)
     answer = {"success": True, "session_id": session_id, "code_length": len(stored.code)}
     return json_answer({**answer, "updated_at": timestamp(stored.updated_at_ms)})
@@ -43,7 +43,7 @@ async def get_setup(call: Call) -> Response:
 async def retry_setup(call: Call) -> Response:
     """Run the stored setup again, or another one."""
     session_id = call.session_id
-    spec = parse.setup(await call.object())
+    spec = await call.object(parse.setup)
     view = await call.sessions.retry_setup(session_id, spec)
     return json_answer(wire.session_object(view, now_ms=call.now_ms), 202)
 

@@ -34,7 +34,7 @@ RUN_ERRORS: Final = (
 
 async def execute(call: Call) -> Response | None:
     """Run code once; nothing is kept."""
-    request = parse.execute(await call.object(), call.options.bounds)
+    request = await call.object(parse.execute, call.options.bounds)
     result = await unless_gone(call.receive, call.sessions.execute(request))
     return None if result is None else json_answer(wire.run_object(result, session=False))
 
@@ -42,7 +42,7 @@ async def execute(call: Call) -> Response | None:
 async def run(call: Call) -> Response | None:
     """Run code in a session."""
     session_id = call.session_id
-    request = parse.run(await call.object(), call.options.bounds, call.base_url())
+    request = await call.object(parse.run, call.options.bounds, call.base_url())
     result = await unless_gone(call.receive, call.sessions.run(session_id, request))
     return None if result is None else json_answer(wire.run_object(result, session=True))
 
@@ -53,7 +53,7 @@ async def stream(call: Call) -> Response:
     What can be refused before the run is queued is an ordinary error.
     """
     session_id = call.session_id
-    request = parse.run(await call.object(), call.options.bounds, call.base_url())
+    request = await call.object(parse.run, call.options.bounds, call.base_url())
     feed, accepted = Feed(), asyncio.Event()
     run = asyncio.ensure_future(call.sessions.run(session_id, request, feed.output, accepted.set))
     waiting = asyncio.ensure_future(accepted.wait())

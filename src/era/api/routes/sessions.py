@@ -30,7 +30,7 @@ def _created(call: Call, view: SessionView, warnings: tuple[str, ...] = ()) -> R
 
 async def create(call: Call) -> Response:
     """Create a session; its setup, if any, begins in the background."""
-    new, warnings = parse.create(await call.object(), call.options.bounds)
+    new, warnings = await call.object(parse.create, call.options.bounds)
     return _created(call, await call.sessions.create(new), warnings)
 
 
@@ -53,7 +53,7 @@ async def get(call: Call) -> Response:
 async def patch(call: Call) -> Response:
     """Change settings, metadata or data."""
     session_id = call.session_id
-    change = parse.patch(await call.object(nulls=True), call.options.bounds)
+    change = await call.object(parse.patch, call.options.bounds, nulls=True)
     view = await call.sessions.patch(session_id, change)
     answer = {
         "success": True,
@@ -87,7 +87,7 @@ async def duplicate(call: Call) -> Response:
     """Copy a session from one committed state."""
     try:
         session_id = call.session_id
-        copy = parse.copy(await call.object(), call.options.bounds)
+        copy = await call.object(parse.copy, call.options.bounds)
         return _created(call, await call.sessions.duplicate(session_id, copy))
     except NotFoundError:
         raise NotFoundError("session_not_found", "source session not found") from None

@@ -25,8 +25,11 @@ function warmUp(typescript) {
 }
 
 function takeOver(start) {
-  for (const name of Object.keys(process.env)) delete process.env[name];
-  for (const [name, value] of start.env) process.env[name] = value;
+  process.chdir(start.cwd); // the session's files came to lie over the directory of before
+  // By difference: taking TZ away, even for a moment, makes node search every time zone there is.
+  const wanted = new Map(start.env);
+  for (const name of Object.keys(process.env)) if (!wanted.has(name)) delete process.env[name];
+  for (const [name, value] of wanted) if (process.env[name] !== value) process.env[name] = value;
   process.argv.push(...start.args);
   process.execArgv.splice(0, process.execArgv.length, ...start.exec);
 }
@@ -34,7 +37,7 @@ function takeOver(start) {
 function readStart() {
   const plan = JSON.parse(fs.readFileSync(`/proc/self/fd/${START}`, 'utf8'));
   const entry = plan.argv.indexOf(process.argv[1]);
-  return { env: plan.env, exec: plan.argv.slice(1, entry), args: plan.argv.slice(entry + 1) };
+  return { env: plan.env, cwd: plan.cwd, exec: plan.argv.slice(1, entry), args: plan.argv.slice(entry + 1) };
 }
 
 const emitWarning = process.emitWarning;

@@ -8,6 +8,7 @@ privileges.
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -15,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from era.errors import EraError, InternalError, UnavailableError
+from era.errors import BusyError, EraError, InternalError, UnavailableError
 from era.models import Network
 from era.sandbox import policy
 from era.sandbox.base import (
@@ -197,7 +198,7 @@ class NamespacesDriver:
             self._runs[number] = run
             plan = policy.plan(self._ready_spec, egress=False)
             if warm.readiness is Readiness.AHEAD:
-                ahead = policy.start(Program(argv=warm.ahead, env=warm.env), {})
+                ahead = policy.start(Program(argv=warm.ahead, env=warm.env, cwd="/"), {})
                 plan = replace(plan, ahead=ahead)
             interpreter = standing if warm.readiness is Readiness.STANDING else ""
             run.prepare(number, plan, interpreter=interpreter)
@@ -345,7 +346,7 @@ class NamespacesDriver:
         if message["request"] == "open":
             opened = self._opened.pop(message["box"], None)
             if opened is not None and not opened.done():
-                opened.set_exception(UnavailableError("storage_full"))
+                opened.set_exception(_why_no_box(message["errno"]))
         elif message["request"] == "attach":
             run = self._runs.get(message["run"])
             if run is not None:
@@ -391,6 +392,15 @@ class NamespacesDriver:
 
 def _egress_wanted(spec: BoxSpec) -> bool:
     return spec.network is not Network.OFFLINE
+
+
+def _why_no_box(number: int) -> EraError:
+    """The error for a box that the launcher could not open."""
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return UnavailableError("storage_full")
+    if number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ETOOMANYREFS):
+        return BusyError("server_busy")
+    return InternalError("execution_failed", details=f"scratch: {os.strerror(number)}")
 
 
 def _late_mounts(plan: Plan) -> Plan | None:

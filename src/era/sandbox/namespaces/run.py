@@ -88,7 +88,8 @@ class Run:
         self._egress = egress
         self._network = network
         self._program: Program | None = None
-        self._ahead = False
+        self._missing = {"ready"}
+        self._mounts_fd = -1
         self._channels: list[Channel] = []
         self._read_ends: list[int] = []
         self._pumps: list[Pump] = []
@@ -99,6 +100,7 @@ class Run:
         self.attached: asyncio.Future[None] = loop.create_future()
         self._started: asyncio.Future[int] = loop.create_future()
         self.exited: asyncio.Future[None] = loop.create_future()
+        self._ended: asyncio.Future[None] = loop.create_future()
         self._oom: asyncio.Future[None] = loop.create_future()
         self._status: int | None = None
         self._ended_ns: int | None = None
@@ -122,7 +124,8 @@ class Run:
         """Hand the plan to the launcher.  `interpreter` names one that stands ready; the tree is
         forked from it then.  The open files given become the program's streams."""
         mine: list[int] = []
-        self._ahead = plan.ahead is not None
+        if plan.ahead is not None:
+            self._missing.add("ahead")
         try:
             mine.append(sealed("era-plan", encode(plan)))
             stdin = self._stdin.reader if stdin_fd is None else stdin_fd
@@ -154,8 +157,8 @@ class Run:
         """Ask for the mounts of `plan` in the waiting tree; `attached` is done once they are there."""
         fd = sealed("era-plan", encode(plan))
         try:
-            message = {"request": "attach", "box": box, "run": self.number}
-            self._launcher.send(message, [fd])
+            message = {"request": "attach", "box": box}
+            self._launcher.send(message | {"run": self.number}, [fd, self._mounts_fd])
         finally:
             os.close(fd)
 
@@ -188,15 +191,33 @@ class Run:
         event = message["event"]
         if event == "egress":
             self._serve_egress(fds)
-        elif event == ("ahead" if self._ahead else "ready"):
-            if not self.ready.done():
-                self.ready.set_result(None)
+        elif event in ("ready", "ahead"):
+            self._made(event, fds)
         elif event == "started":
+            # The gate has no more to say, and must not be believed once a program runs behind it.
+            self._channels[1].close()
+            self._close_mounts()
             self._started.set_result(message["at_ns"])
         elif event == "ended":
             self._status, self._ended_ns = message["status"], message["at_ns"]
+            if not self._ended.done():
+                self._ended.set_result(None)
         elif event == "failed":
             self.failed(message["step"], message["errno"])
+
+    def _made(self, event: str, fds: list[int]) -> None:
+        """Process 1 hands out its mount namespace with `ready`, for mounts to be added from outside:
+        once it is locked up, not even the launcher may look for it in /proc."""
+        for fd in fds:
+            self._mounts_fd = fd
+        self._missing.discard(event)
+        if not self._missing and not self.ready.done():
+            self.ready.set_result(None)
+
+    def _close_mounts(self) -> None:
+        if self._mounts_fd >= 0:
+            os.close(self._mounts_fd)
+            self._mounts_fd = -1
 
     def _serve_egress(self, fds: list[int]) -> None:
         assert self._egress is not None
@@ -243,8 +264,10 @@ class Run:
         stopping = self._loop.create_task(stop.wait())
         try:
             await _first({self._started, self.exited}, None)
-            await _first({self.exited, stopping}, self._program.timeout_seconds or None)
-            if self.exited.done():
+            over = {self._ended, self.exited}
+            await _first({*over, stopping}, self._program.timeout_seconds or None)
+            if self._ended.done() or self.exited.done():
+                await self.exited  # what it came to is settled; the rest of the box is dying
                 return
             self._cancelled = stopping.done()
             self._timed_out = not self._cancelled
@@ -275,6 +298,7 @@ class Run:
             channel.close()
         self._stdin.close()
         self._start.close()
+        self._close_mounts()
         if self.group.oom_fd is not None:
             self._loop.remove_reader(self.group.oom_fd)
         if self._egress_task is not None:

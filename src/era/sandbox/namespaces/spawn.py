@@ -78,7 +78,8 @@ class Launcher:
         finally:
             os.close(plan)
         try:
-            await asyncio.wait_for(asyncio.shield(self._ready), _START_SECONDS)
+            async with asyncio.timeout(_START_SECONDS):
+                await asyncio.shield(self._ready)
         except TimeoutError:
             raise UnavailableError(message="the launcher did not start in time") from None
 

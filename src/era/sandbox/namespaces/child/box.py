@@ -336,7 +336,9 @@ def _init(
     os.close(ready_fd)
     if report != gate.READY:
         raise StepError("program", OSError(int(report or b"0"), "the program's process"))
-    wire.send(control, {"event": "ready"})
+    mounts_fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    wire.send(control, {"event": "ready"}, [mounts_fd])
+    os.close(mounts_fd)
     _tend(control, main)
 
 

@@ -118,12 +118,16 @@ class Launcher:
         if self._idmaps is not None:
             uid, idmap = self._idmaps.take()
         self._boxes[message["box"]] = _OpenBox(space, uid, idmap)
-        workspace = self._scratch.add(space, "workspace", 0o755)
-        fd = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            wire.send(self._control, {"event": "opened", "box": message["box"]}, [fd])
-        finally:
-            os.close(fd)
+            workspace = self._scratch.add(space, "workspace", 0o755)
+            fd = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                wire.send(self._control, {"event": "opened", "box": message["box"]}, [fd])
+            finally:
+                os.close(fd)
+        except OSError:
+            self._close(message["box"])  # the server never hears of it
+            raise
 
     def _prepare(self, message: dict[str, Any], fds: list[int]) -> None:
         opened = self._boxes[message["box"]]
@@ -176,7 +180,7 @@ class Launcher:
             self._scratch.add(opened.space, scratch.name, 0o755)
         opened.runs += 1
         made = mounts.detach(self._foundation, plan, opened.space.path, opened.runs, opened.idmap)
-        sys.setns(self._pidfd(message["run"]), sys.CLONE_NEWNS)
+        sys.setns(fds[1], sys.CLONE_NEWNS)
         try:
             mounts.attach(made)
         finally:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from era.models import FileEntry, FileKind, SessionRecord
 from era.relpath import RelPath
 from era.storage.base import Committed, Quota, RunCommit
-from era.storage.links import above
+from era.storage.links import all_above, nearest_above
 from era.storage.records import rows
 from era.storage.records import statements as sql
 from era.storage.records.rows import Held, Stored
@@ -136,7 +136,7 @@ def _planned(connection: Connection, commit: RunCommit) -> Plan:
     if not changes.removed and not changes.written:
         return Plan({})
     written = [_stored_form(entry, commit.finished_at_ms) for entry in changes.written]
-    parents = {parent for entry in written for parent in above(entry.path)}
+    parents = all_above(entry.path for entry in written)
     known = files.at(
         connection, commit.uid, {*parents, *changes.removed, *(entry.path for entry in written)}
     )
@@ -146,8 +146,10 @@ def _planned(connection: Connection, commit: RunCommit) -> Plan:
         for old in (known.get(path), *under.get(path, {}).values()):
             if old is not None and old.since <= commit.snapshot_revision:
                 plan.remove(old.entry.path)
+    clear: set[str] = set()  # what is above a path comes before it, so these stay directories
     for entry in sorted(written, key=lambda entry: entry.path):
-        for parent in above(entry.path):
+        for parent in nearest_above(entry.path, clear):
+            clear.add(parent)
             if plan.kind_at(parent) not in (None, FileKind.DIR):
                 plan.remove(parent)
         if entry.kind is not FileKind.DIR:

@@ -13,7 +13,7 @@ from era.errors import InputError, TooLargeError, file_not_found, session_not_fo
 from era.models import FileEntry, FileKind, Page
 from era.relpath import RelPath
 from era.storage.base import ManifestDiff, Quota
-from era.storage.links import Walk, above, walk
+from era.storage.links import Walk, above, all_above, walk
 from era.storage.records import cursors, rows
 from era.storage.records import statements as sql
 from era.storage.records.rows import Held, Stored
@@ -173,7 +173,11 @@ def delete(
     gone = list(at(connection, uid, [path]).values())
     if not recursive:
         if _is_directory(connection, uid, path, gone[0] if gone else None):
-            raise InputError("invalid_path", details="there is a directory at the path")
+            raise InputError(
+                "invalid_path",
+                details="there is a directory at the path",
+                hint="add ?recursive=1 to delete a directory with all below it",
+            )
     elif not gone or gone[0].entry.kind is FileKind.DIR:
         found = connection.execute(sql.entries_between, {"of": uid, **_below(path)})
         gone += [rows.stored(row) for row in found]
@@ -211,7 +215,7 @@ def _removed(connection: Connection, uid: int, gone: list[FileEntry]) -> tuple[R
     """What of `gone`, and of the directories above, a tree must lose; deepest first."""
     if not gone:
         return ()
-    directories = {parent for entry in gone for parent in above(entry.path)}
+    directories = all_above(entry.path for entry in gone)
     now = at(connection, uid, {*directories, *(entry.path for entry in gone)})
     lost: set[str] = set()
     for entry in gone:

@@ -1,0 +1,252 @@
+"""Modules of deno programs: fetched before a run by a box that runs no code of the program's, kept
+for all programs that want the same.
+
+What is kept is a directory for each key: complete or not there, and never changed again.  A run
+sees it below a layer of its own.  So what one program wants or does changes nothing for another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Final
+from weakref import WeakValueDictionary
+
+from era import layout
+from era.errors import InternalError, UnavailableError
+from era.languages.environment import DENO_CACHE
+from era.languages.table import Launch, Tools, keep_modules
+from era.models import Network
+from era.sandbox.base import Bind, Box, BoxSpec, Driver, Exit, Limits, Overlay, Program
+from era.sessions import folders
+from era.sessions.graphs import Wanted
+from era.sessions.settings import ModuleLimits
+from era.workspace import stage
+from era.workspace.failures import settled, translated
+
+_KEPT: Final = f"{layout.RUNTIMES}/modules"
+"""Where the new directory is shown, writable, to the box that fills it."""
+_MODULES: Final = "modules"
+_SIZE: Final = "size"
+_LEAST_SECONDS: Final = 1.0
+_COPY_SECONDS: Final = 600.0
+_FULL: Final = b"No space left on device"
+
+
+class UnresolvedError(Exception):
+    """The modules of a program cannot be had; `outcome` is that of its run."""
+
+    def __init__(self, outcome: Exit) -> None:
+        super().__init__("modules unresolved")
+        self.outcome: Final = outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fetched:
+    """What a box has fetched: `kib` of it, and whether it is all that the key names."""
+
+    kib: int
+    complete: bool
+
+
+class Modules:
+    """The modules kept on this machine, below the directory `root`, which is the caller's."""
+
+    def __init__(self, root: str, driver: Driver, tools: Tools, limits: ModuleLimits) -> None:
+        self._root = root
+        self._driver = driver
+        self._tools = tools
+        self._limits = limits
+        self._kept: OrderedDict[str, int] = OrderedDict()
+        """Size of each directory in bytes, the one used longest ago first."""
+        self._pins: Counter[str] = Counter()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._removals: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Find what earlier servers have kept."""
+        await asyncio.to_thread(folders.clean, self._root)
+        self._kept = await asyncio.to_thread(_kept_in, self._root)
+        self._trim()
+
+    async def close(self) -> None:
+        """Wait until what has to be removed is."""
+        if self._removals:
+            await asyncio.wait(tuple(self._removals))
+
+    async def ready(
+        self, wanted: Wanted, spec: BoxSpec, files: Mapping[str, bytes], held: ExitStack
+    ) -> BoxSpec:
+        """The box of a run, with the modules that its program wants, which are fetched if need be.
+
+        `spec` and `files` are what the run is about to get, with an empty cache of deno's.  The
+        modules stay until `held` is closed.
+
+        Raises:
+            UnresolvedError: they cannot be had.
+        """
+        held.enter_context(self._pinned(wanted.key))
+        lock = self._locks.setdefault(wanted.key, asyncio.Lock())
+        async with lock:
+            name = wanted.key
+            if not self._use(name):
+                name = await self._fetch(wanted, spec, files, held)
+        lower = os.path.join(self._root, name, _MODULES)
+        others = (overlay for overlay in spec.overlays if overlay.target != DENO_CACHE)
+        return replace(spec, overlays=(*others, Overlay(target=DENO_CACHE, lowers=(lower,))))
+
+    @contextmanager
+    def _pinned(self, key: str) -> Iterator[None]:
+        self._pins[key] += 1
+        try:
+            yield
+        finally:
+            self._pins[key] -= 1
+            if not self._pins[key]:
+                del self._pins[key]
+
+    def _use(self, key: str) -> bool:
+        """Whether the modules are there; they count as used now."""
+        if key not in self._kept:
+            return False
+        try:
+            os.utime(os.path.join(self._root, key))
+        except FileNotFoundError:  # a cache may be deleted at any time
+            del self._kept[key]
+            return False
+        self._kept.move_to_end(key)
+        return True
+
+    # -- fetching --
+
+    async def _fetch(
+        self, wanted: Wanted, spec: BoxSpec, files: Mapping[str, bytes], held: ExitStack
+    ) -> str:
+        """Fetch the modules into a new directory; its name.  It is kept for others when it holds all
+        that its key names, else for this run alone."""
+        draft = folders.unfinished(wanted.key)
+        directory = os.path.join(self._root, draft, _MODULES)
+        with translated():
+            try:
+                os.makedirs(directory, mode=0o755)
+                fetched = await self._fetched(wanted, spec, files, directory)
+                if fetched.complete:
+                    self._keep(draft, wanted.key, fetched.kib << 10)
+                    return wanted.key
+            except BaseException:
+                self._remove(draft)
+                raise
+        held.callback(self._remove, draft)
+        return draft
+
+    async def _fetched(
+        self, wanted: Wanted, spec: BoxSpec, files: Mapping[str, bytes], directory: str
+    ) -> _Fetched:
+        deadline = time.monotonic() + self._limits.timeout_seconds
+        bind = Bind(source=directory, target=_KEPT, writable=True)
+        async with self._driver.box(self._spec(spec, bind)) as box:
+            if box.owner is not None:
+                os.chown(directory, box.owner, box.owner)
+            placed = {**files, **wanted.program.files, **wanted.everything.files}
+            await settled(asyncio.to_thread(stage.place, box.workspace_fd, placed, owner=box.owner))
+            whole = await self._step(box, wanted.everything, deadline)
+            complete = whole.exit_code == 0
+            kib = 0
+            if complete and not wanted.unclear:
+                # Before anything but the key has had a say: no program chooses for another.
+                kib = await self._copied(box)
+            ended = await self._step(box, wanted.program, deadline)
+            if ended.exit_code != 0:
+                raise UnresolvedError(self._outcome(ended))
+            return _Fetched(kib=kib or await self._copied(box), complete=complete)
+
+    async def _copied(self, box: Box) -> int:
+        """Copy what was fetched to where it is kept; how many KiB that are."""
+        ended = await self._step(box, keep_modules(_KEPT, tools=self._tools), None)
+        if ended.exit_code != 0:
+            if _FULL in ended.stderr:
+                raise UnavailableError("storage_full")
+            raise InternalError("execution_failed")
+        return int(ended.stdout.split()[0])
+
+    def _spec(self, spec: BoxSpec, bind: Bind) -> BoxSpec:
+        """The box that fetches: what the run sees, and a way to the registries."""
+        limits = self._limits
+        return BoxSpec(
+            limits=Limits(
+                memory_bytes=limits.memory_mib << 20,
+                cpus=limits.cpus,
+                disk_bytes=limits.graph_bytes,
+            ),
+            network=Network.REGISTRIES,
+            workspace=spec.workspace,
+            overlays=spec.overlays,
+            binds=(*spec.binds, bind),
+        )
+
+    async def _step(self, box: Box, launch: Launch, deadline: float | None) -> Exit:
+        left = _COPY_SECONDS
+        if deadline is not None:
+            left = max(deadline - time.monotonic(), _LEAST_SECONDS)
+        program = Program(
+            argv=launch.argv, env=launch.env, timeout_seconds=left, output_bytes=64 << 10
+        )
+        return await box.run(program)
+
+    def _outcome(self, ended: Exit) -> Exit:
+        """The outcome of a run that did not start; the program had no time of its own."""
+        words = ended.stderr
+        if ended.timed_out:
+            seconds = f"{self._limits.timeout_seconds:g}"
+            words += f"error: the modules were not resolved within {seconds} seconds\n".encode()
+        elif ended.signal is not None or not words:
+            words += b"error: the modules could not be resolved: the resolver was killed\n"
+        return Exit(exit_code=1, stdout=b"", stderr=words, stderr_truncated=ended.stderr_truncated)
+
+    def _keep(self, draft: str, key: str, size: int) -> None:
+        with open(os.path.join(self._root, draft, _SIZE), "w", encoding="ascii") as file:
+            file.write(str(size))
+        os.rename(os.path.join(self._root, draft), os.path.join(self._root, key))
+        self._kept[key] = size
+        self._trim()
+
+    # -- removing --
+
+    def _trim(self) -> None:
+        """Remove what was used longest ago, until the rest is within the bounds."""
+        limits = self._limits
+        size = sum(self._kept.values())
+        for key in list(self._kept):
+            if size <= limits.cache_bytes and len(self._kept) <= limits.cache_graphs:
+                return
+            if key not in self._pins:
+                size -= self._kept.pop(key)
+                self._remove(key)
+
+    def _remove(self, name: str) -> None:
+        """Remove a directory in the background; nobody finds it from now on."""
+        gone = folders.unfinished(name)
+        with suppress(FileNotFoundError):
+            os.rename(os.path.join(self._root, name), os.path.join(self._root, gone))
+        task = asyncio.create_task(settled(asyncio.to_thread(folders.remove, self._root, gone)))
+        self._removals.add(task)
+        task.add_done_callback(self._removals.discard)
+
+
+def _kept_in(root: str) -> OrderedDict[str, int]:
+    """Sizes of the directories, the one used longest ago first.  What has none is removed."""
+    found = []
+    for entry in os.scandir(root):
+        if not entry.is_dir(follow_symlinks=False):
+            continue
+        try:
+            with open(os.path.join(entry.path, _SIZE), encoding="ascii") as file:
+                found.append((entry.stat().st_mtime_ns, entry.name, int(file.read())))
+        except (OSError, ValueError):
+            folders.remove(root, entry.name)
+    return OrderedDict((name, size) for _, name, size in sorted(found))
