@@ -19,8 +19,8 @@ from era.sandbox.base import Box, BoxSpec, Exit, Limits, Program, Readiness, War
 from era.sandbox.namespaces.cgroups.detect import detect
 from era.sandbox.namespaces.driver import NamespacesDriver, Place, _NamespacesBox
 from era.sandbox.namespaces.pool import fits
-from tests.corpora.python.case import Case
 from tests.languages.boxes import place
+from tests.sandbox.corpus import Case
 
 LIMITS: Final = Limits(memory_bytes=512 << 20, cpus=2, disk_bytes=64 << 20)
 SPEC: Final = BoxSpec(limits=LIMITS, interpreter="python")

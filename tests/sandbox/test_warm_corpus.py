@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from era.runtimes import Runtimes
-from tests.corpora.python import PROGRAMS
-from tests.corpora.python.case import Case
+from tests.sandbox.corpus import Case, programs
 from tests.sandbox.standing import Standing, outcome, standing_driver
 
 
@@ -21,7 +20,7 @@ async def standing(anyio_backend: str) -> AsyncIterator[tuple[Standing, Runtimes
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("case", PROGRAMS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", programs(), ids=lambda case: case.name)
 async def test_warm_and_cold_are_the_same(standing: tuple[Standing, Runtimes], case: Case) -> None:
     driver, runtimes = standing
     cold = await outcome(driver, runtimes, case, warm=False)

@@ -6,11 +6,11 @@ there at the end of its own start and before it looks at the program it was give
 1. `ahead.py` imports what programs often import, and notes what each import brings.
 2. `forks.py` serves the launcher.  A fork becomes process 1 of a box, and a fork of that, locked up,
    goes on here as the process of a program.
-3. There everything of this package is forgotten but `resident.py`, which waits at the gate, gives the
+3. There everything of this package is forgotten but `resident`, which waits at the gate, gives the
    program its environment, and returns; the hook then says that there is no `sitecustomize`, and the
    interpreter goes on to run the program exactly as if it had been started for it.
 
-The modules imported ahead are out of sight until the program imports them (`resident.py`).  The
+The modules imported ahead are out of sight until the program imports them (`resident`).  The
 standing process never runs anything of a client and holds no secret.  What forks share (hash seed,
 addresses) is not shared for long: it is replaced after a number of them (`pool.py`).
 """

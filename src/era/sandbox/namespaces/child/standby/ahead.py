@@ -11,12 +11,12 @@ import builtins
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from importlib import _bootstrap  # type: ignore[attr-defined]
 from types import ModuleType
 from typing import Any, Final
 
 from era.sandbox.namespaces.child import standby
 
+_bootstrap: Any = sys.modules["_frozen_importlib"]
 _OURS: Final = (
     *("ctypes", "dataclasses", "errno", "fcntl", "gc", "json", "platform", "resource", "select"),
     *("signal", "socket", "stat", "struct", "typing", "contextlib", "collections.abc", "site"),
@@ -25,7 +25,10 @@ _OURS: Final = (
 _UNSEEN_NAME: Final = "<frozen importlib._bootstrap>"
 """The name that what stays is compiled under: like Python's own import system, it is left out of
 tracebacks and of the frames that warnings are attributed to."""
-_RESIDENT: Final = ("../gate.py", "resident.py")
+_PARTS: Final = (
+    "../gate.py",
+    *(f"resident/{part}.py" for part in ("knowing", "beginning", "ending")),
+)
 
 
 def _nothing(*_call: Any) -> None:
@@ -49,7 +52,7 @@ class Recorder:
         """Import `names`; one that this Python does not have is left out."""
         _bootstrap._find_and_load_unlocked = self._loading
         _bootstrap._find_and_load = self._asking
-        builtins.__import__ = self._importing
+        builtins.__import__ = self._importing  # type: ignore[assignment]
         atexit: Any = __import__("atexit")
         self._register, atexit.register = atexit.register, self._registering
         try:
@@ -124,9 +127,9 @@ class Recorder:
         return call[0]
 
 
-def _brings(name: str, needs: Mapping[str, Iterable[str]]) -> list[str]:
-    """What a first import of `name` puts into `sys.modules`, in that order, and among them what it
-    asks for in vain."""
+def _asked_for(name: str, needs: Mapping[str, Iterable[str]]) -> list[str]:
+    """What a first import of `name` asks for, in the order in which it is there in the end, among it
+    what is not to be had."""
     done: list[str] = []
     entered = {name}
     stack = [(name, iter(needs[name]))]
@@ -145,24 +148,28 @@ def _brings(name: str, needs: Mapping[str, Iterable[str]]) -> list[str]:
 def _resident() -> dict[str, Any]:
     """What stays in a program's interpreter: compiled without docs, under a name that hides it."""
     namespace: dict[str, Any] = {"__name__": "_frozen_importlib", "__builtins__": builtins}
-    for part in _RESIDENT:
+    for part in _PARTS:
         with open(os.path.join(os.path.dirname(__file__), part), encoding="utf-8") as file:
             code = compile(file.read(), _UNSEEN_NAME, "exec", dont_inherit=True, optimize=2)
-        exec(code, namespace)  # noqa: S102 - text of this package
+        exec(code, namespace)  # text of this package
     return namespace
 
 
 def prepare(before: Mapping[str, ModuleType]) -> dict[str, Any]:
-    """Import what is wanted ahead; the names of what stays (`resident.py`), told what is known."""
+    """Import what is wanted ahead; the names of what stays (`resident`), told what is known."""
     # What importing this module brought is imported again, to be noted.
     for name in [name for name in sys.modules if name not in before]:
         if name.partition(".")[0] not in ("era", "sitecustomize"):
             del sys.modules[name]
     recorder = Recorder(before)
     recorder.run([*_OURS, *os.environ[standby.AHEAD].split()])
-    brings: dict[str, tuple[str, ...]] = {}
-    for name in filter(sys.modules.__contains__, recorder.needs):
-        brings[name] = tuple(_brings(name, recorder.needs))
+    asked = {
+        name: tuple(_asked_for(name, recorder.needs))
+        for name in recorder.needs
+        if name in sys.modules
+    }
     resident = _resident()
-    resident["remember"](dict(before), brings, recorder.exits)
+    resident["remember"](dict(before), asked, recorder.exits)
+    resident["measure"]()
+    resident["functions_on_stack"]()  # the first time costs: the unwinder is loaded
     return resident

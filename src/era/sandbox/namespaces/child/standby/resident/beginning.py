@@ -1,0 +1,122 @@
+"""What stays in a program's interpreter, second part: from the gate to the program's first line."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import posix
+import site
+import sys
+import time
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from era.sandbox.namespaces.child.gate import become, say_ready, wait
+    from era.sandbox.namespaces.child.standby.resident.ending import watch_the_end
+    from era.sandbox.namespaces.child.standby.resident.knowing import (
+        at_start,
+        find_customization,
+        forget,
+        hide_others,
+        import_from_here,
+        known,
+    )
+
+_signal: Any = __import__("_signal")
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_FIRST_FIELD = 3
+_ENV_START_FIELD = 50
+_ENV_END_FIELD = 51
+_PATH = tuple(sys.path)
+libc: Any = ctypes.PyDLL(None)
+_area: list[int] = []
+
+
+def measure() -> None:
+    """Find where the kernel looks for /proc/self/environ (proc_pid_stat(5)).  Standing process."""
+    with open("/proc/self/stat", encoding="ascii") as file:
+        fields = file.read().rpartition(")")[2].split()
+    _area.extend(int(fields[at - _FIRST_FIELD]) for at in (_ENV_START_FIELD, _ENV_END_FIELD))
+
+
+def begin(gate: int, start: int, ready: int) -> None:
+    """In a program's process, locked up: wait, then be the interpreter that runs the program."""
+    forget("era")
+    hide_others()
+    _set_signals()
+    _set_thread()
+    _renew_main()
+    libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+    say_ready(ready)
+    told = wait(gate, start)
+    env = dict(told["env"])
+    _set_path(env.get("PYTHONPATH", ""))
+    if _needs_its_own_start(env.get("PYTHONPATH", "")):
+        become(told["argv"], env)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+    _set_environment(env)
+    extra = told["argv"][len(sys.orig_argv) :]
+    sys.argv.extend(extra)
+    sys.orig_argv.extend(extra)
+    import_from_here()
+    watch_the_end()
+
+
+def _set_signals() -> None:
+    _signal.set_wakeup_fd(-1)
+    _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
+    _signal.signal(_signal.SIGXFSZ, _signal.SIG_IGN)
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+
+
+def _set_thread() -> None:
+    threading = known.get("threading")
+    if threading is not None:
+        threading.main_thread()._set_native_id()
+
+
+def _renew_main() -> None:
+    """Garbage collection leaves alone what was frozen in the standing process, and the program's own
+    objects hang on this dictionary."""
+    old = sys.modules["__main__"]
+    new = ModuleType("__main__")
+    vars(new).clear()
+    vars(new).update(vars(old))
+    sys.modules["__main__"] = new
+
+
+def _set_environment(env: Mapping[str, str]) -> None:
+    """For Python, for the C library, and for whoever reads /proc/self/environ."""
+    libc.clearenv()  # first: what the C library has of it lies where the other is written
+    posix.environ.clear()  # the dictionary below os.environ
+    os.environ.update(env)
+    text = b"".join(name + b"=" + value + b"\0" for name, value in posix.environ.items())
+    start, end = _area
+    ctypes.memset(start, 0, end - start)
+    ctypes.memmove(start, text, min(len(text), end - start))
+    time.tzset()
+
+
+def _set_path(python_path: str) -> None:
+    """What site.py makes of PYTHONPATH; directories of the host that are not in the box go."""
+    sys.path[:] = [path for path in _PATH if path.endswith(".zip") or os.path.isdir(path)]
+    if python_path:
+        sys.path[:0] = python_path.split(os.pathsep)
+        site.removeduppaths()
+
+
+def _needs_its_own_start(python_path: str) -> bool:
+    """Whether an interpreter would find modules of its own start elsewhere, or a sitecustomize."""
+    tops = {name.partition(".")[0] for name in at_start}
+    for place in filter(None, python_path.split(os.pathsep)):
+        try:
+            names = os.listdir(place)
+        except OSError:
+            continue
+        if not tops.isdisjoint(name.partition(".")[0] for name in names):
+            return True
+    return find_customization()

@@ -1,0 +1,205 @@
+"""What stays in a program's interpreter, last part: its end.
+
+To take an interpreter apart costs more than all the rest of a short run: nearly every page that a fork
+shares with the standing process is written to.  Nobody sees it but objects of the program that do
+something when they are destroyed.  So, as the last exit function:
+
+* without such objects, it is left out;
+* with them, the known modules are set aside while Python destroys the program's own, as it always does;
+* if then any are left, they hang on a known module, and everything goes Python's own way.
+"""
+
+from __future__ import annotations
+
+import atexit
+import collections
+import ctypes
+import gc
+import itertools
+import resource
+import struct
+import sys
+import weakref
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from era.sandbox.namespaces.child.standby.resident.beginning import libc
+    from era.sandbox.namespaces.child.standby.resident.knowing import (
+        MISSING,
+        brings,
+        external,
+        fresh,
+        import_as_usual,
+        known,
+    )
+
+_MAX_FRAMES = 64
+_LARGE_KIB = 128 << 10
+_frames = ctypes.create_string_buffer(8 * _MAX_FRAMES)
+_found = ctypes.create_string_buffer(32)
+_exit = libc.exit
+_keep = libc.Py_IncRef
+_keep.argtypes = [ctypes.py_object]
+_backtrace = libc.backtrace
+_dladdr = libc.dladdr
+_dladdr.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+_FUNCTIONS = {
+    name: ctypes.cast(getattr(libc, name), ctypes.c_void_p).value
+    for name in ("Py_FinalizeEx", "Py_Exit", "Py_RunMain")
+}
+_NORMAL_END = frozenset({"Py_FinalizeEx", "Py_RunMain"})
+_FILES = frozenset(
+    {"FileIO", "BufferedReader", "BufferedWriter", "BufferedRandom", "TextIOWrapper"}
+)
+_IN_MEMORY = frozenset({"BytesIO", "StringIO"})
+_RUNNING = {"generator": "gi_frame", "coroutine": "cr_frame", "async_generator": "ag_frame"}
+_mro_of: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
+_dict_of: Callable[[type], Mapping[str, Any]] = type.__dict__["__dict__"].__get__
+_exit_code: list[int] = []
+
+
+def watch_the_end() -> None:
+    """Have `_end` called last of all exit functions.
+
+    While the program traces or profiles, it must not be called: such a program would see it.  The
+    condition is therefore made of parts that have no frames: `_end` is called for every item that is
+    left, and there is one only when both hooks are None.
+    """
+    hooks = (iter(sys.gettrace, None), iter(sys.getprofile, None))
+    watched = map(any, [map(next, hooks, (None, None))])
+    calls = map(_end, itertools.filterfalse(None, watched))
+    atexit.register(collections.deque, calls, 0)
+
+
+def _end(_watched: bool) -> None:
+    try:
+        if not (gc.callbacks or gc.garbage or gc.get_debug()):
+            _end_quickly()
+            return
+    except BaseException:  # noqa: BLE001 - a handler of a signal, say; this part must not be seen
+        _exit_code.clear()
+    import_as_usual()
+    gc.unfreeze()
+
+
+def _end_quickly() -> None:
+    if functions_on_stack() == _NORMAL_END and not hasattr(sys, "last_type"):
+        _exit_code.append(0)
+    if any(_is_foreign(name, module) for name, module in sys.modules.items()):
+        _exit_code.clear()  # what compiled code does at its end is not known
+    elif _nothing_acts():
+        _finish()
+        known.update(sys.modules)
+        _keep(known)
+        sys.modules.clear()
+        return
+    gc.collect()
+    for name in [name for name, module in sys.modules.items() if known.get(name) is module]:
+        if name not in ("sys", "builtins"):
+            sys.modules[name] = None  # type: ignore[assignment]  # as Python's own end does
+    # What hangs on such a name of sys is destroyed after every module but sys and builtins
+    # (finalize_modules in Python/pylifecycle.c).
+    marker: set[None] = set()
+    _keep(weakref.ref(marker, _after_the_program))
+    vars(sys)["_last"] = marker
+
+
+def _after_the_program(_marker: Any) -> None:
+    if _nothing_acts():
+        _finish()
+        _keep(known)
+        return
+    collect = gc.collect
+    modules = [known[name] for name in brings if name not in fresh]
+    imported = [vars(module) for module in modules if type(module) is ModuleType]
+    del modules
+    import_as_usual()
+    gc.unfreeze()
+    globals().clear()  # modules hang on these names too
+    collect()
+    for names in reversed(imported):
+        for name in list(names):
+            names[name] = None
+    collect()
+
+
+def _finish() -> None:
+    """Exit, where the exit code is known and nothing more is to be said."""
+    if _exit_code and _flushed():
+        _exit(_exit_code[0])
+
+
+def functions_on_stack() -> set[str]:
+    """Which of the functions that end an interpreter are on this thread's C stack.  Only the caller
+    of Py_Exit knows its exit code, and no program can pretend to be on that stack."""
+    count = _backtrace(_frames, _MAX_FRAMES)
+    names = set()
+    for address in struct.unpack_from(f"={count}Q", _frames):
+        if _dladdr(address - 1, _found):
+            start = struct.unpack_from("=4Q", _found)[3]
+            names |= {name for name, at in _FUNCTIONS.items() if at == start}
+    return names
+
+
+def _flushed() -> bool:
+    names = vars(sys)
+    for stream in ("stdout", "stderr"):
+        if names.get(stream, MISSING) is not names.get(f"__{stream}__"):
+            return False
+        try:
+            names[stream].flush()
+        except BaseException:  # noqa: BLE001 - Python's own end says it as it does
+            return False
+    return True
+
+
+def _is_foreign(name: str, module: Any) -> bool:
+    """Whether a module is compiled code that is not known here, or no module at all."""
+    if known.get(name) is module:
+        return False
+    loader = getattr(module, "__loader__", None)
+    return type(module) is not ModuleType or type(loader) is not external.SourceFileLoader
+
+
+def _nothing_acts() -> bool:
+    """Whether no object of the program does anything when it is destroyed."""
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > _LARGE_KIB:
+        return False  # to look at every object would cost more than it saves
+    objects = gc.get_objects()
+    loud = {kind for kind in set(map(type, objects)) if _may_act(kind)}
+    return not any(type(each) in loud and _acts(each) for each in objects)
+
+
+def _may_act(kind: type) -> bool:
+    if _is_weak(kind) or type in _mro_of(kind):
+        return True
+    return any("__del__" in _dict_of(base) for base in _mro_of(kind))
+
+
+def _is_weak(kind: type) -> bool:
+    return weakref.ReferenceType in _mro_of(kind)
+
+
+def _acts(each: Any) -> bool:
+    """Whether an object of a kind that may act does; of a class, whether its objects may."""
+    kind = type(each)
+    if type in _mro_of(kind):
+        return any("__del__" in _dict_of(base) for base in _mro_of(each))
+    if _is_weak(kind):
+        return _is_the_programs(each.__callback__)
+    module, name = kind.__module__, kind.__name__
+    if module == "_io" and name in _FILES:
+        return not each.closed
+    if module == "builtins" and name in _RUNNING:
+        return getattr(each, _RUNNING[name]) is not None
+    return not (module == "_io" and name in _IN_MEMORY)
+
+
+def _is_the_programs(callback: Any) -> bool:
+    """Whether a callback is anything but a function of a known module, or of abstract classes."""
+    if callback is None or _is_weak(type(getattr(callback, "__self__", None))):
+        return False
+    names = getattr(callback, "__globals__", None)
+    return not any(names is vars(module) for module in known.values())
