@@ -20,9 +20,10 @@ MAX_DEPTH: Final = 500
 _INT_DIGITS: Final = 640
 """Up to here `int(text)` and `repr(int)` work however the interpreter is configured."""
 
-# A string that is never closed reaches to the end of the text, and nothing is tried twice: else a
-# text of nothing but quotes would cost its length squared.
-_QUOTED: Final = r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)'
+# A string that is never closed reaches to the end of the text, so a match that began always ends and
+# nothing is tried twice: else a text of nothing but quotes would cost its length squared.  Only single
+# characters are possessive: Python before 3.11.5 is wrong about groups.
+_QUOTED: Final = r'"[^"\\]*+(?:\\.[^"\\]*+)*(?:"|\\?\Z)'
 _STRING: Final = re.compile(_QUOTED, re.DOTALL)
 _TOKEN: Final = re.compile(_QUOTED + r"|-?[A-Za-z0-9.+-]+", re.DOTALL)
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")

@@ -31,7 +31,7 @@ BODY_SECONDS: Final = 600.0
 _HINT_BYTES: Final = 1 << 20
 """How much of a text that is not JSON is searched for comments."""
 
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*(?:"|\\?\Z)', re.DOTALL)
 
 
 class ClientGoneError(Exception):

@@ -21,14 +21,15 @@ CONFIGS: Final = ("deno.json", "deno.jsonc", "package.json", "deno.lock", ".npmr
 MAX_MODULES: Final = 1000
 MAX_TEXT_BYTES: Final = 8 << 20
 """Of all local modules together."""
-_MAX_SPECIFIER: Final = 4096
+_UP_TO: Final = "{1,4096}+"
 
 # Each part ends at the first place it can, and is not tried again, so that no text takes longer than
 # its length.
 _BLOCK_COMMENT: Final = re.compile(r"/\*(?:.*?\*/|.*\Z)", re.DOTALL)
 _LINE_COMMENT: Final = re.compile(r"(?<!:)//[^\n]*")
 _IMPORT: Final = re.compile(
-    rf"""\b(?:from|import)\s*+(?:\(\s*+)?(["'`])((?:(?!\1)[^\n]){{1,{_MAX_SPECIFIER}}}+)\1"""
+    r"""\b(?:from|import)\s*+(?:\(\s*+)?"""
+    rf"""(?:"([^"\n]{_UP_TO})"|'([^'\n]{_UP_TO})'|`([^`\n]{_UP_TO})`)"""
     r"""(?:\s*+,?\s*+\{?\s*+with\s*+:?\s*+\{\s*+["']?type["']?\s*+:\s*+["'](\w{1,32}+)["'])?"""
 )
 _JSX_SOURCE: Final = re.compile(r"@jsxImportSource\s++([^\s*]{1,512}+)")
@@ -72,7 +73,8 @@ def scan(text: str) -> frozenset[Import]:
     # what looks like a comment may be in a string.
     for form in {text, _LINE_COMMENT.sub(" ", bare), bare}:
         for match in _IMPORT.finditer(form):
-            found.add(Import(specifier=match[2].strip(), kind=match[3] or ""))
+            named = match[1] or match[2] or match[3]
+            found.add(Import(specifier=named.strip(), kind=match[4] or ""))
     sources = _JSX_SOURCE.findall(text)
     return frozenset(found | {Import(specifier=f"{source}/jsx-runtime") for source in sources})
 
