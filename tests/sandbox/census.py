@@ -124,14 +124,23 @@ class Census:
     networks: int
 
 
+def _links(directory: str) -> list[str]:
+    found = []
+    for name in os.listdir(directory):
+        with suppress(OSError):
+            found.append(os.readlink(f"{directory}/{name}"))
+    return found
+
+
 def count(driver: NamespacesDriver, directory: str) -> Census:
-    """Count what `driver`, at work below `directory`, holds now."""
+    """Count what `driver`, at work below `directory`, holds now; but for the launcher's user
+    namespaces, which it keeps for the next boxes."""
     _, inner = launcher_processes(driver)
     children = inner.family()
     return Census(
         server_fds=len(os.listdir("/proc/self/fd")),
         server_children=len(Process(os.getpid(), "").children()),
-        launcher_fds=len(os.listdir(f"/proc/{inner.pid}/fd")),
+        launcher_fds=len([to for to in _links(f"/proc/{inner.pid}/fd") if "user:" not in to]),
         launcher_children=len(children),
         mounts=len(_read(f"/proc/{inner.pid}/mountinfo").splitlines()),
         loops=len(loops_naming(directory)),

@@ -40,10 +40,26 @@ class Standing(NamespacesDriver):
         assert isinstance(box, _NamespacesBox)
         return box.prepared is not None and fits(box.prepared.warm, program)
 
+    @property
+    def starting(self) -> bool:
+        """Whether the launcher is being started."""
+        return self._starting.locked()
+
+    @property
+    def opening(self) -> bool:
+        """Whether boxes are being opened or closed."""
+        return bool(self._opened or self._closed)
+
+    async def lost(self) -> None:
+        """Wait until the driver has noticed that its launcher is gone."""
+        launcher = self._launcher
+        assert launcher is not None
+        await asyncio.wait([launcher.lost], timeout=60)
+
     async def fill(self, count: int = 1) -> None:
         """Wait until `count` boxes wait."""
         async with asyncio.timeout(60):
-            while self.waiting < count:
+            while self.waiting < count or self.starting:
                 await asyncio.sleep(0.005)
 
 
@@ -67,6 +83,7 @@ async def standing_driver(
     on_disk: bool = False,
     limits: Limits = LIMITS,
     kind: type[Standing] = Standing,
+    wait: bool = True,
 ) -> AsyncIterator[tuple[Standing, Runtimes]]:
     """A started driver below `directory` whose boxes show what the service's would."""
     for name in ("base", "scratch", "images", "runtimes"):
@@ -82,7 +99,8 @@ async def standing_driver(
     driver = kind(place, runtimes.image, detect(), warm=warm, limits=limits)
     try:
         await driver.start()
-        await driver.fill(count)
+        if wait:
+            await driver.fill(count)
         yield driver, runtimes
     finally:
         await driver.close()

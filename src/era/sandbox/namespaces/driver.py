@@ -77,6 +77,10 @@ def foundation(place: Place, image: RootImage, *, rootless: bool) -> Foundation:
     )
 
 
+class NeverBegun(Exception):  # noqa: N818 - named by what happened
+    """A box made ahead broke before its program began."""
+
+
 class NamespacesDriver:
     """Keeps `Driver` on Linux namespaces.
 
@@ -139,8 +143,7 @@ class NamespacesDriver:
 
     async def close(self) -> None:
         """See `Driver`."""
-        if self._launcher is not None and self._launcher.alive:
-            await self._pool.close()
+        await self._pool.close()
         if self._launcher is not None:
             await self._launcher.close()
             self._fail_everything()
@@ -188,30 +191,36 @@ class NamespacesDriver:
             workspace_fd = await self._open_box(launcher, number, self._ready_spec)
         except EraError:
             return None
-        group: Group | None = None
-        try:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._close_box, launcher, number)
+            stack.callback(os.close, workspace_fd)
             group = self._create_group(number, self._ready_spec)
+            stack.callback(group.remove)
             run = Run(number, group, launcher, None, Network.OFFLINE)
+            stack.push_async_callback(run.finish)
             prepared = Prepared(
-                warm=warm, number=number, workspace_fd=workspace_fd, group=group, run=run
+                warm=warm,
+                launcher=launcher,
+                number=number,
+                workspace_fd=workspace_fd,
+                group=group,
+                run=run,
             )
             self._runs[number] = run
-            plan = policy.plan(self._ready_spec, egress=False)
-            if warm.readiness is Readiness.AHEAD:
-                ahead = policy.start(Program(argv=warm.ahead, env=warm.env, cwd="/"), {})
-                plan = replace(plan, ahead=ahead)
-            interpreter = standing if warm.readiness is Readiness.STANDING else ""
-            run.prepare(number, plan, interpreter=interpreter)
+            self._prepare_ahead(prepared, standing)
             await run.ready
-            if not run.exited.done():
-                return prepared
-            await self._discard(prepared)
-        except EraError:
-            if group is not None:
-                group.remove()
-            os.close(workspace_fd)
-            await self._close_box(launcher, number)
-        return None
+            if run.exited.done():
+                return None
+            stack.pop_all()
+            return prepared
+
+    def _prepare_ahead(self, prepared: Prepared, standing: str) -> None:
+        plan, warm = policy.plan(self._ready_spec, egress=False), prepared.warm
+        if warm.readiness is Readiness.AHEAD:
+            ahead = policy.start(Program(argv=warm.ahead, env=warm.env, cwd="/"), {})
+            plan = replace(plan, ahead=ahead)
+        interpreter = standing if warm.readiness is Readiness.STANDING else ""
+        prepared.run.prepare(prepared.number, plan, interpreter=interpreter)
 
     async def end_unused(self, prepared: Prepared) -> None:
         """End the process tree of a box that was made ahead and not used."""
@@ -221,17 +230,15 @@ class NamespacesDriver:
     async def _discard(self, prepared: Prepared) -> None:
         await self.end_unused(prepared)
         os.close(prepared.workspace_fd)
-        if self._launcher is not None:
-            await self._close_box(self._launcher, prepared.number)
+        await self._close_box(prepared.launcher, prepared.number)
 
-    def _start_interpreter(self, warm: Warm, name: str) -> None:
-        if self._launcher is None:
-            raise LauncherLost()
+    async def _start_interpreter(self, warm: Warm, name: str) -> None:
+        launcher = await self._ensure_launcher()
         message: dict[str, Any] = {"request": "interpreter", "name": name, "argv": warm.argv}
         message |= {"env": dict(warm.env), "modules": warm.modules}
         fd = sealed("era-foundation", encode(self._foundation))
         try:
-            self._launcher.send(message, [fd])
+            launcher.send(message, [fd])
         finally:
             os.close(fd)
 
@@ -248,14 +255,18 @@ class NamespacesDriver:
         sink: OutputSink | None,
         stop: asyncio.Event,
     ) -> Exit:
-        """One program in a box that was made ahead."""
+        """One program in a box that was made ahead.
+
+        Raises:
+            NeverBegun: the box broke before the program began, so it may run in a fresh tree.
+        """
         plan, start = self.plan(spec, program)
         async with AsyncExitStack() as stack:
             stack.callback(prepared.group.remove)
             run = prepared.run
             stack.push_async_callback(run.finish)
             if spec.limits != self._ready_spec.limits:
-                prepared.group.adjust(spec.limits)
+                _adjust(prepared.group, spec.limits)
             late = _late_mounts(plan)
             if late is not None:
                 run.attach(prepared.number, late)
@@ -263,6 +274,8 @@ class NamespacesDriver:
             prepared.group.mark()
             run.go(program, start, sink)
             await run.until_end(stop)
+            if not run.begun and not stop.is_set():
+                raise NeverBegun()
             return await run.result(self.unenforced)
 
     async def _open_box(self, launcher: Launcher, number: int, spec: BoxSpec) -> int:
@@ -303,6 +316,7 @@ class NamespacesDriver:
             return self._launcher
 
     def _fail_everything(self) -> None:
+        self._pool.launcher_lost()
         for run in list(self._runs.values()):
             run.lost()
         for opened in list(self._opened.values()):
@@ -390,6 +404,13 @@ class NamespacesDriver:
             raise InternalError("execution_failed", details=f"cgroup: {error.strerror}") from error
 
 
+def _adjust(group: Group, limits: Limits) -> None:
+    try:
+        group.adjust(limits)
+    except OSError as error:
+        raise InternalError("execution_failed", details=f"cgroup: {error.strerror}") from error
+
+
 def _egress_wanted(spec: BoxSpec) -> bool:
     return spec.network is not Network.OFFLINE
 
@@ -441,10 +462,12 @@ class _NamespacesBox:
         try:
             if prepared is not None:
                 if fits(prepared.warm, program):
-                    return await self._driver.run_prepared(
-                        prepared, self._spec, program, sink, self._stop
-                    )
-                await self._driver.end_unused(prepared)
+                    with suppress(NeverBegun):
+                        return await self._driver.run_prepared(
+                            prepared, self._spec, program, sink, self._stop
+                        )
+                else:
+                    await self._driver.end_unused(prepared)
             return await self._driver.run(
                 self._launcher, self._number, self._spec, program, sink, self._stop
             )

@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final
 
 import structlog
@@ -23,11 +25,13 @@ from era.sandbox.base import Program, Readiness, Warm
 from era.sandbox.namespaces.cgroups.base import Group
 from era.sandbox.namespaces.child.standby import PAD_BYTES
 from era.sandbox.namespaces.run import Run
+from era.sandbox.namespaces.spawn import Launcher
 
 FORKS: Final = 500
 """An interpreter is replaced after this many forks: at full speed every couple of seconds, for a
 start of about 60 ms."""
 _RETRY_SECONDS: Final = 1.0
+_LONGEST_RETRY_SECONDS: Final = 60.0
 ANY: Final = "any"
 """The name of boxes without an interpreter."""
 
@@ -43,9 +47,10 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True, kw_only=True)
 class Prepared:
-    """A box at its gate."""
+    """A box at its gate.  `launcher` made it and alone can end it."""
 
     warm: Warm
+    launcher: Launcher
     number: int
     workspace_fd: int
     group: Group
@@ -75,15 +80,41 @@ def _environment_bytes(env: Mapping[str, str]) -> int:
     return sum(len(f"{name}={value}".encode(errors="replace")) + 1 for name, value in env.items())
 
 
+class _State(Enum):
+    """Of a shelf: whether boxes can be made for it."""
+
+    DOWN = 0
+    STARTING = 1
+    UP = 2
+
+
 @dataclass(slots=True)
 class _Shelf:
-    """What the pool has of one interpreter.  `generation` names the standing process."""
+    """What the pool has of one kind.  `generation` names the standing process; after `failures` in a
+    row nothing is tried before `not_before` (the loop's time)."""
 
     warm: Warm
     waiting: deque[Prepared] = field(default_factory=deque)
+    state: _State = _State.UP
     generation: int = 0
-    up: bool = False
     forks: int = 0
+    failures: int = 0
+    not_before: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The standing process of this generation."""
+        return f"{self.warm.name}-{self.generation}"
+
+    @property
+    def worn(self) -> bool:
+        """Whether the standing process has had its share of forks."""
+        return self.warm.readiness is Readiness.STANDING and self.forks >= FORKS
+
+    def failed(self, now: float) -> None:
+        """Something did not work: wait, longer each time."""
+        self.not_before = now + min(_RETRY_SECONDS * 2**self.failures, _LONGEST_RETRY_SECONDS)
+        self.failures += 1
 
 
 class Pool:
@@ -96,7 +127,7 @@ class Pool:
         *,
         make: Callable[[Warm, str], Awaitable[Prepared | None]],
         discard: Callable[[Prepared], Awaitable[None]],
-        start: Callable[[Warm, str], None],
+        start: Callable[[Warm, str], Awaitable[None]],
         dismiss: Callable[[str], None],
     ) -> None:
         self._shelves: Final[Mapping[str, _Shelf]] = {item.name: _Shelf(item) for item in warm}
@@ -105,40 +136,41 @@ class Pool:
         self._start = start
         self._dismiss = dismiss
         self._filling: asyncio.Task[None] | None = None
+        self._discarding: set[asyncio.Task[None]] = set()
         self._wanted = asyncio.Event()
-        self._closing = False
+        self.launcher_lost()
 
     def open(self) -> None:
         """Start the interpreters and fill up."""
-        if not self._shelves:
-            return
-        for shelf in self._shelves.values():
-            if shelf.warm.readiness is Readiness.STANDING:
-                self._renew(shelf)
-            else:
-                shelf.up = True
-        self._filling = asyncio.get_running_loop().create_task(self._fill())
+        if self._shelves:
+            self._filling = asyncio.get_running_loop().create_task(self._fill())
 
     async def close(self) -> None:
         """End every waiting box."""
-        self._closing = True
         if self._filling is not None:
             self._filling.cancel()
             await asyncio.gather(self._filling, return_exceptions=True)
         for shelf in self._shelves.values():
             while shelf.waiting:
                 await self._discard(shelf.waiting.popleft())
+        await asyncio.gather(*self._discarding, return_exceptions=True)
 
     def interpreter_changed(self, name: str, *, up: bool) -> None:
         """A standing interpreter is up, or was lost."""
         for shelf in self._shelves.values():
-            if _generation_name(shelf) == name:
-                shelf.up = up
-                if not up and not self._closing:
+            if shelf.name == name:
+                shelf.state = _State.UP if up else _State.DOWN
+                if not up:
                     _log.warning("interpreter lost", interpreter=shelf.warm.name)
-                    loop = asyncio.get_running_loop()
-                    loop.call_later(_RETRY_SECONDS, self._renew, shelf)
-                self._wanted.set()
+                    shelf.failed(asyncio.get_running_loop().time())
+        self._wanted.set()
+
+    def launcher_lost(self) -> None:
+        """Every standing interpreter is gone."""
+        for shelf in self._shelves.values():
+            if shelf.warm.readiness is Readiness.STANDING:
+                shelf.state = _State.DOWN
+        self._wanted.set()
 
     def take(self, interpreter: str) -> Prepared | None:
         """A waiting box of `interpreter`; without one, a box for any program; or None."""
@@ -147,54 +179,75 @@ class Pool:
             if shelf is None:
                 continue
             self._wanted.set()
-            while shelf.waiting:
-                prepared = shelf.waiting.popleft()
-                if not prepared.run.exited.done():
-                    return prepared
-                self._spawn(self._discard(prepared))
+            self._throw_away_the_dead(shelf)
+            if shelf.waiting:
+                return shelf.waiting.popleft()
         return None
 
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._background = task
-
-    def _renew(self, shelf: _Shelf) -> None:
-        if self._closing:
-            return
-        if shelf.generation:
-            self._dismiss(_generation_name(shelf))
-        shelf.generation += 1
-        shelf.up = False
-        shelf.forks = 0
-        try:
-            self._start(shelf.warm, _generation_name(shelf))
-        except EraError:
-            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._renew, shelf)
+    def _throw_away_the_dead(self, shelf: _Shelf) -> None:
+        for prepared in [it for it in shelf.waiting if it.run.exited.done()]:
+            shelf.waiting.remove(prepared)
+            task = asyncio.ensure_future(self._discard(prepared))
+            self._discarding.add(task)
+            task.add_done_callback(self._discarding.discard)
 
     async def _fill(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            shelf = self._shortest()
+            shelf = self._next(loop.time())
             if shelf is None:
                 self._wanted.clear()
-                await self._wanted.wait()
+                await self._wait()
                 continue
-            prepared = await self._make(shelf.warm, _generation_name(shelf))
-            if prepared is None:
-                await asyncio.sleep(_RETRY_SECONDS)
-                continue
-            shelf.waiting.append(prepared)
-            shelf.forks += 1
-            if shelf.forks >= FORKS and shelf.warm.readiness is Readiness.STANDING:
-                self._renew(shelf)
+            try:
+                done = await (self._add(shelf) if shelf.state is _State.UP else self._stand(shelf))
+            except Exception as error:  # noqa: BLE001 - the pool lives on; runs go on without it
+                _log.warning("box not made ahead", reason=repr(error))
+                done = False
+            if not done:
+                shelf.failed(loop.time())
 
-    def _shortest(self) -> _Shelf | None:
-        short = [
+    def _next(self, now: float) -> _Shelf | None:
+        """The shelf to do something for: one without its interpreter, else the emptiest."""
+        for shelf in self._shelves.values():
+            self._throw_away_the_dead(shelf)
+        able = [shelf for shelf in self._shelves.values() if shelf.not_before <= now]
+        down = (shelf for shelf in able if shelf.state is _State.DOWN)
+        short = (
             shelf
-            for shelf in self._shelves.values()
-            if shelf.up and len(shelf.waiting) < shelf.warm.count
-        ]
-        return min(short, key=lambda shelf: len(shelf.waiting) / shelf.warm.count, default=None)
+            for shelf in able
+            if shelf.state is _State.UP and len(shelf.waiting) < shelf.warm.count
+        )
+        emptiest = min(short, key=lambda it: len(it.waiting) / it.warm.count, default=None)
+        return next(down, emptiest)
 
+    async def _wait(self) -> None:
+        """Until a box is taken, an interpreter changes, or something may be tried again."""
+        now = asyncio.get_running_loop().time()
+        later = [it.not_before for it in self._shelves.values() if it.not_before > now]
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(min(later, default=None)):
+                await self._wanted.wait()
 
-def _generation_name(shelf: _Shelf) -> str:
-    return f"{shelf.warm.name}-{shelf.generation}"
+    async def _stand(self, shelf: _Shelf) -> bool:
+        self._dismiss(shelf.name)
+        shelf.generation += 1
+        shelf.forks = 0
+        shelf.state = _State.STARTING
+        try:
+            await self._start(shelf.warm, shelf.name)
+        except EraError:
+            shelf.state = _State.DOWN
+            return False
+        return True
+
+    async def _add(self, shelf: _Shelf) -> bool:
+        prepared = await self._make(shelf.warm, shelf.name)
+        if prepared is None:
+            return False
+        shelf.waiting.append(prepared)
+        shelf.failures = 0
+        shelf.forks += 1
+        if shelf.worn and shelf.state is _State.UP:
+            shelf.state = _State.DOWN
+        return True

@@ -241,6 +241,11 @@ class Run:
             self._oom.set_result(None)
         self.kill()
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything of the program may have run."""
+        return self._started.done()
+
     # -- the end --
 
     def box_exited(self, cpu_ns: int) -> None:

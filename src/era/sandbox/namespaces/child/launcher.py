@@ -182,7 +182,7 @@ class Launcher:
         made = mounts.detach(self._foundation, plan, opened.space.path, opened.runs, opened.idmap)
         sys.setns(fds[1], sys.CLONE_NEWNS)
         try:
-            mounts.attach(made)
+            mounts.replace(made)
         finally:
             sys.setns(self._own_mounts, sys.CLONE_NEWNS)
         wire.send(self._control, {"event": "attached", "run": message["run"]})
@@ -212,7 +212,7 @@ class Launcher:
 
     def _dismiss(self, name: str) -> None:
         """No more forks of the interpreter `name`; it ends once its last box has ended."""
-        for interpreter in self._interpreters.values():
+        for interpreter in list(self._interpreters.values()):
             if interpreter.name == name:
                 interpreter.name = ""
                 self._end_if_idle(interpreter)
@@ -250,11 +250,23 @@ class Launcher:
         os.waitpid(interpreter.pid, 0)
         for run, pidfd in interpreter.runs.items():
             if pidfd >= 0:
-                os.close(pidfd)
+                _end_orphan(pidfd)
             wire.send(self._control, {"event": "exited", "run": run, "cpu_ns": 0})
         if interpreter.name:
             gone = {"event": "interpreter", "name": interpreter.name, "up": False}
             wire.send(self._control, gone)
+
+    def _reap_orphans(self) -> None:
+        """Boxes of an interpreter that ended before it told of them: this is process 1 to them."""
+        mine = {pid for _run, pid in self._runs.values()}
+        mine |= {pid for _box, _opened, pid in self._cleaning.values()}
+        mine |= {interpreter.pid for interpreter in self._interpreters.values()}
+        with suppress(ChildProcessError):
+            while True:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if ended is None or ended.si_pid in mine:
+                    return
+                os.waitpid(ended.si_pid, 0)
 
     def _become(self, plan: Plan, seat: boxes.Seat, fds: boxes.BoxFds) -> NoReturn:
         """The child: process 1 of a box, and in the end the program."""
@@ -268,7 +280,9 @@ class Launcher:
             signal.pidfd_send_signal(self._pidfd(run), signal.SIGKILL)
 
     def _close(self, box: int) -> None:
-        opened = self._boxes.pop(box)
+        opened = self._boxes.pop(box, None)
+        if opened is None:
+            raise OSError(errno.ENOENT, "no such box")
         self._scratch.retire(opened.space)
         pid = os.fork()
         if pid == 0:
@@ -288,8 +302,11 @@ class Launcher:
             os._exit(code)
 
     def _child_ended(self, pidfd: int) -> None:
+        if pidfd not in self._runs and pidfd not in self._cleaning:
+            return  # it was let go of since the kernel named it
         self._poll.unregister(pidfd)
         os.close(pidfd)
+        self._reap_orphans()
         if pidfd in self._runs:
             run, pid = self._runs.pop(pidfd)
             _, status, usage = os.wait4(pid, 0)
@@ -304,6 +321,15 @@ class Launcher:
         if self._idmaps is not None:
             self._idmaps.give_back(opened.uid)
         wire.send(self._control, {"event": "closed", "box": box})
+
+
+def _end_orphan(pidfd: int) -> None:
+    """End a process whose parent is gone, and wait for it."""
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    os.close(pidfd)
 
 
 def _become_interpreter(

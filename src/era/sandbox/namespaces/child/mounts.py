@@ -197,6 +197,14 @@ def attach(mounts: list[tuple[str, int]], root: str = "") -> None:
             raise
 
 
+def replace(mounts: list[tuple[str, int]]) -> None:
+    """As `attach`, in the root of a box that has other mounts in some of these places."""
+    for target, _mount in mounts:
+        if os.path.ismount(target):
+            sys.umount(target)
+    attach(mounts)
+
+
 def _mask(base: str, path: str) -> None:
     target = base + path
     if not os.path.lexists(target):
