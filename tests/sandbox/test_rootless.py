@@ -31,6 +31,8 @@ MODULES = (
     "test_inside_ahead.py",
     "test_namespaces_contract.py",
     "test_syscalls.py",
+    "test_warm.py",
+    "test_warm_corpus.py",
 )
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the suite is an ordinary user's already")
 
