@@ -120,14 +120,13 @@ class Pool:
         self._filling = asyncio.get_running_loop().create_task(self._fill())
 
     async def close(self) -> None:
-        """End every waiting box."""
+        """Make no more boxes.  Those that wait end with the launcher; see `NamespacesDriver.close`."""
         self._closing = True
         if self._filling is not None:
             self._filling.cancel()
-            await asyncio.gather(self._filling, return_exceptions=True)
+            await asyncio.wait((self._filling,))
         for shelf in self._shelves.values():
-            while shelf.waiting:
-                await self._discard(shelf.waiting.popleft())
+            shelf.waiting.clear()
 
     def interpreter_changed(self, name: str, *, up: bool) -> None:
         """A standing interpreter is up, or was lost."""
@@ -178,7 +177,11 @@ class Pool:
                 self._wanted.clear()
                 await self._wanted.wait()
                 continue
-            prepared = await self._make(shelf.warm, _generation_name(shelf))
+            try:
+                prepared = await self._make(shelf.warm, _generation_name(shelf))
+            except Exception as error:  # noqa: BLE001 - without this task no box would be made ahead
+                _log.error("no box was made ahead", exc_info=error)
+                prepared = None
             if prepared is None:
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
