@@ -77,6 +77,10 @@ def _end(_watched: bool) -> None:
             return
     except BaseException:  # noqa: BLE001 - a handler of a signal, say; this part must not be seen
         _exit_code.clear()
+    # Python takes apart what it finds here; a module that it did not find would keep alive what the
+    # program hung on it.
+    for name, module in known.items():
+        sys.modules.setdefault(name, module)
     import_as_usual()
     gc.unfreeze()
 
