@@ -555,3 +555,18 @@ async def test_time_zones_are_known(box_bench: Bench) -> None:
     code = "import time; print(time.tzname[0])"
     assert text(await box_bench.run("python", code)) == "UTC\n"
     assert text(await box_bench.run("python", code, env={"TZ": "Asia/Tokyo"})) == "JST\n"
+
+
+HUNG = """
+import logging
+class Filter(logging.Filter):
+    def filter(self, record): return True
+logging.getLogger().addFilter(Filter())
+out = open(1, "w", closefd=False, buffering=65536)
+out.write("kept\\n")
+"""
+"""The filter keeps the program's names alive, the open file with its buffer among them."""
+
+
+async def test_python_writes_what_hangs_on_the_library_at_its_end(box_bench: Bench) -> None:
+    assert text(await box_bench.run("python", HUNG)) == "kept\n"

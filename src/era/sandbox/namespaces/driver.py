@@ -111,6 +111,7 @@ class NamespacesDriver:
         self._opened: dict[int, asyncio.Future[int]] = {}
         self._closed: dict[int, asyncio.Future[None]] = {}
         self._runs: dict[int, Run] = {}
+        self._ready: dict[int, Prepared] = {}
         self._ready_spec = BoxSpec(limits=limits or Limits())
         self._pool = Pool(
             warm,
@@ -147,6 +148,9 @@ class NamespacesDriver:
         if self._launcher is not None:
             await self._launcher.close()
             self._fail_everything()
+        for prepared in list(self._ready.values()):
+            await self.end_unused(prepared)
+            os.close(prepared.workspace_fd)
         with suppress(OSError):  # a group that is still busy is swept at the next start
             self._cgroups.close()
 
@@ -180,7 +184,10 @@ class NamespacesDriver:
         ready = self._ready_spec.limits
         if _egress_wanted(spec) or replace(spec.limits, cpus=ready.cpus) != ready:
             return None
-        return self._pool.take(spec.interpreter)
+        prepared = self._pool.take(spec.interpreter)
+        if prepared is not None:
+            del self._ready[prepared.number]
+        return prepared
 
     async def _make_ready(self, warm: Warm, standing: str) -> Prepared | None:
         """A box at its gate, or None when it could not be made.  `standing` names the process that
@@ -191,36 +198,38 @@ class NamespacesDriver:
             workspace_fd = await self._open_box(launcher, number, self._ready_spec)
         except EraError:
             return None
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._close_box, launcher, number)
-            stack.callback(os.close, workspace_fd)
+        try:
             group = self._create_group(number, self._ready_spec)
-            stack.callback(group.remove)
-            run = Run(number, group, launcher, None, Network.OFFLINE)
-            stack.push_async_callback(run.finish)
-            prepared = Prepared(
-                warm=warm,
-                launcher=launcher,
-                number=number,
-                workspace_fd=workspace_fd,
-                group=group,
-                run=run,
-            )
-            self._runs[number] = run
-            self._prepare_ahead(prepared, standing)
+        except EraError:
+            os.close(workspace_fd)
+            await self._close_box(launcher, number)
+            return None
+        run = Run(number, group, launcher, None, Network.OFFLINE)
+        prepared = Prepared(
+            warm=warm,
+            launcher=launcher,
+            number=number,
+            workspace_fd=workspace_fd,
+            group=group,
+            run=run,
+        )
+        self._runs[number] = run
+        self._ready[number] = prepared
+        with suppress(EraError):  # the launcher is gone: then the run has exited
+            run.prepare(number, self._ready_plan(warm), interpreter=_standing(warm, standing))
             await run.ready
-            if run.exited.done():
-                return None
-            stack.pop_all()
+        if not run.exited.done():
             return prepared
+        await self._discard(prepared)
+        return None
 
-    def _prepare_ahead(self, prepared: Prepared, standing: str) -> None:
-        plan, warm = policy.plan(self._ready_spec, egress=False), prepared.warm
-        if warm.readiness is Readiness.AHEAD:
-            ahead = policy.start(Program(argv=warm.ahead, env=warm.env, cwd="/"), {})
-            plan = replace(plan, ahead=ahead)
-        interpreter = standing if warm.readiness is Readiness.STANDING else ""
-        prepared.run.prepare(prepared.number, plan, interpreter=interpreter)
+    def _ready_plan(self, warm: Warm) -> Plan:
+        plan = policy.plan(self._ready_spec, egress=False)
+        if warm.readiness is not Readiness.AHEAD:
+            return plan
+        # Not in the workspace: what an interpreter learns of it now, the session's files change.
+        ahead = policy.start(Program(argv=warm.ahead, env=warm.env, cwd="/"), {})
+        return replace(plan, ahead=ahead)
 
     async def end_unused(self, prepared: Prepared) -> None:
         """End the process tree of a box that was made ahead and not used."""
@@ -228,6 +237,7 @@ class NamespacesDriver:
         prepared.group.remove()
 
     async def _discard(self, prepared: Prepared) -> None:
+        self._ready.pop(prepared.number, None)
         await self.end_unused(prepared)
         os.close(prepared.workspace_fd)
         await self._close_box(prepared.launcher, prepared.number)
@@ -413,6 +423,10 @@ def _adjust(group: Group, limits: Limits) -> None:
 
 def _egress_wanted(spec: BoxSpec) -> bool:
     return spec.network is not Network.OFFLINE
+
+
+def _standing(warm: Warm, name: str) -> str:
+    return name if warm.readiness is Readiness.STANDING else ""
 
 
 def _why_no_box(number: int) -> EraError:

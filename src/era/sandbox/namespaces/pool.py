@@ -146,13 +146,12 @@ class Pool:
             self._filling = asyncio.get_running_loop().create_task(self._fill())
 
     async def close(self) -> None:
-        """End every waiting box."""
+        """Make no more boxes.  Those that wait end with the launcher; see `NamespacesDriver.close`."""
         if self._filling is not None:
             self._filling.cancel()
-            await asyncio.gather(self._filling, return_exceptions=True)
+            await asyncio.wait((self._filling,))
         for shelf in self._shelves.values():
-            while shelf.waiting:
-                await self._discard(shelf.waiting.popleft())
+            shelf.waiting.clear()
         await asyncio.gather(*self._discarding, return_exceptions=True)
 
     def interpreter_changed(self, name: str, *, up: bool) -> None:
@@ -201,8 +200,8 @@ class Pool:
                 continue
             try:
                 done = await (self._add(shelf) if shelf.state is _State.UP else self._stand(shelf))
-            except Exception as error:  # noqa: BLE001 - the pool lives on; runs go on without it
-                _log.warning("box not made ahead", reason=repr(error))
+            except Exception as error:  # noqa: BLE001 - without this task no box would be made ahead
+                _log.error("no box was made ahead", exc_info=error)
                 done = False
             if not done:
                 shelf.failed(loop.time())

@@ -40,7 +40,7 @@ class Group(Protocol):
         """Current figures; exact once every process of the group is dead."""
 
     def remove(self) -> None:
-        """Remove the group; its processes are dead."""
+        """Remove the group; its processes are dead.  What the kernel still holds is left to `close`."""
 
 
 class Cgroups(Protocol):

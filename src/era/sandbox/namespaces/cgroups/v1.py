@@ -132,7 +132,10 @@ class GroupV1:
             os.close(self.oom_fd)
             self.oom_fd = None
         for path in dict.fromkeys(self._paths.values()):
-            remove_group(path)
+            with suppress(
+                OSError
+            ):  # a loaded kernel is slow to let go: swept when the service ends
+                remove_group(path)
 
 
 class CgroupsV1:

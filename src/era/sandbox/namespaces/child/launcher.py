@@ -47,6 +47,7 @@ class _Interpreter:
         self.pid = pid
         self.standing = False
         self.runs: dict[int, int] = {}
+        self.doomed: set[int] = set()
 
 
 class Launcher:
@@ -233,6 +234,8 @@ class Launcher:
             wire.send(self._control, {"event": "interpreter", "name": interpreter.name, "up": True})
         elif message["event"] == "forked":
             interpreter.runs[message["run"]] = fds[0]
+            if message["run"] in interpreter.doomed:
+                self._kill(message["run"])
         elif message["event"] == "exited":
             pidfd = interpreter.runs.pop(message["run"])
             if pidfd >= 0:
@@ -276,6 +279,10 @@ class Launcher:
             os._exit(1)
 
     def _kill(self, run: int) -> None:
+        for interpreter in self._interpreters.values():
+            if interpreter.runs.get(run) == -1:
+                interpreter.doomed.add(run)  # its fork is under way; it dies when it is there
+                return
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd(run), signal.SIGKILL)
 

@@ -5,8 +5,7 @@ shares with the standing process is written to.  Nobody sees it but objects of t
 something when they are destroyed.  So, as the last exit function:
 
 * without such objects, it is left out;
-* with them, the known modules are set aside while Python destroys the program's own, as it always does;
-* if then any are left, they hang on a known module, and everything goes Python's own way.
+* with them, everything goes Python's own way.
 """
 
 from __future__ import annotations
@@ -28,9 +27,7 @@ if TYPE_CHECKING:
     from era.sandbox.namespaces.child.standby.resident.beginning import libc
     from era.sandbox.namespaces.child.standby.resident.knowing import (
         MISSING,
-        brings,
         external,
-        fresh,
         import_as_usual,
         known,
     )
@@ -75,54 +72,32 @@ def watch_the_end() -> None:
 
 def _end(_watched: bool) -> None:
     try:
-        if not (gc.callbacks or gc.garbage or gc.get_debug()):
-            _end_quickly()
+        quiet = not (gc.callbacks or gc.garbage or gc.get_debug())
+        if quiet and _end_quickly():
             return
     except BaseException:  # noqa: BLE001 - a handler of a signal, say; this part must not be seen
         _exit_code.clear()
+    # Python takes apart what it finds here; a module that it did not find would keep alive what the
+    # program hung on it.
+    for name, module in known.items():
+        sys.modules.setdefault(name, module)
     import_as_usual()
     gc.unfreeze()
 
 
-def _end_quickly() -> None:
+def _end_quickly() -> bool:
+    """Whether the interpreter need not be taken apart in Python's own way."""
+    if any(_is_foreign(name, module) for name, module in sys.modules.items()):
+        return False  # what compiled code does at its end is not known
+    if not _nothing_acts():
+        return False
     if functions_on_stack() == _NORMAL_END and not hasattr(sys, "last_type"):
         _exit_code.append(0)
-    if any(_is_foreign(name, module) for name, module in sys.modules.items()):
-        _exit_code.clear()  # what compiled code does at its end is not known
-    elif _nothing_acts():
-        _finish()
-        known.update(sys.modules)
-        _keep(known)
-        sys.modules.clear()
-        return
-    gc.collect()
-    for name in [name for name, module in sys.modules.items() if known.get(name) is module]:
-        if name not in ("sys", "builtins"):
-            sys.modules[name] = None  # type: ignore[assignment]  # as Python's own end does
-    # What hangs on such a name of sys is destroyed after every module but sys and builtins
-    # (finalize_modules in Python/pylifecycle.c).
-    marker: set[None] = set()
-    _keep(weakref.ref(marker, _after_the_program))
-    vars(sys)["_last"] = marker
-
-
-def _after_the_program(_marker: Any) -> None:
-    if _nothing_acts():
-        _finish()
-        _keep(known)
-        return
-    collect = gc.collect
-    modules = [known[name] for name in brings if name not in fresh]
-    imported = [vars(module) for module in modules if type(module) is ModuleType]
-    del modules
-    import_as_usual()
-    gc.unfreeze()
-    globals().clear()  # modules hang on these names too
-    collect()
-    for names in reversed(imported):
-        for name in list(names):
-            names[name] = None
-    collect()
+    _finish()
+    known.update(sys.modules)
+    _keep(known)
+    sys.modules.clear()
+    return True
 
 
 def _finish() -> None:
