@@ -539,7 +539,10 @@ async def test_a_second_program_in_a_box_that_stood_ready(ready: Ready) -> None:
     driver, runtimes = ready
     await driver.fill()
     async with driver.box(SPEC) as box:
-        place(box, {".era_main.py": b"import os\nprint(sorted(os.listdir()))\nopen('made', 'w').close()"})
+        place(
+            box,
+            {".era_main.py": b"import os\nprint(sorted(os.listdir()))\nopen('made', 'w').close()"},
+        )
         first = await box.run(python_program(runtimes))
         second = await box.run(python_program(runtimes))
     assert first.stdout == b"['.era_main.py']\n"

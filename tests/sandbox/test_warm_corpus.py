@@ -12,7 +12,6 @@ from era.runtimes import Runtimes
 from tests.sandbox.corpus import Case, programs
 from tests.sandbox.standing import Standing, outcome, standing_driver
 
-
 ROOT = os.geteuid() == 0
 UNBOUNDED = frozenset({"out-of-memory"})
 """Programs that need a limit which an ordinary user's service cannot set."""
