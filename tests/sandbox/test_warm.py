@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -80,6 +81,32 @@ async def test_an_interpreter_of_its_own_where_the_start_would_be_another(ready:
         program = python_program(runtimes, env={"PYTHONPATH": "/workspace/lib"})
         assert driver.is_warm(box, program)
         assert (await box.run(program)).stdout == b"mine\nTrue\n"
+
+
+STACK = """
+import threading
+def size():
+    import ctypes
+    libc, attributes, found = ctypes.CDLL(None), ctypes.create_string_buffer(64), ctypes.c_size_t()
+    libc.pthread_getattr_np(ctypes.c_ulong(threading.get_ident()), attributes)
+    libc.pthread_attr_getstacksize(attributes, ctypes.byref(found))
+    print(found.value)
+thread = threading.Thread(target=size); thread.start(); thread.join()
+"""
+
+
+@pytest.mark.anyio
+async def test_threads_have_the_stack_of_the_box_whatever_the_service_has(
+    tmp_path: Path, anyio_backend: str
+) -> None:
+    """The C library reads the limit once, when a process starts."""
+    limit = resource.getrlimit(resource.RLIMIT_STACK)
+    resource.setrlimit(resource.RLIMIT_STACK, (3 << 20, limit[1]))
+    try:
+        async with standing_driver(str(tmp_path)) as ready:
+            assert int(await said(ready, STACK)) == 8 << 20
+    finally:
+        resource.setrlimit(resource.RLIMIT_STACK, limit)
 
 
 # --- nothing of one run reaches another ----------------------------------------------------------

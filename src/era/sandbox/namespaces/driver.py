@@ -246,6 +246,7 @@ class NamespacesDriver:
         launcher = await self._ensure_launcher()
         message: dict[str, Any] = {"request": "interpreter", "name": name, "argv": warm.argv}
         message |= {"env": dict(warm.env), "modules": warm.modules}
+        message["stack_bytes"] = dict(policy.rlimits(self._ready_spec.limits))["RLIMIT_STACK"]
         fd = sealed("era-foundation", encode(self._foundation))
         try:
             launcher.send(message, [fd])

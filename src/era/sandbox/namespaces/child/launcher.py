@@ -346,7 +346,8 @@ def _become_interpreter(
 
     It sees the host's files as the launcher does, except that what the boxes' root covers is covered
     here too: the interpreter must find the same modules that it would find in a box.  Its standard
-    streams are of the kinds that a program's are, since Python looks at them once, at its start.
+    streams are of the kinds that a program's are, since Python looks at them once, at its start; as
+    the C library does at the stack's limit, for the stacks of threads.
     """
     sys.unshare(sys.CLONE_NEWNS)
     sys.mount(None, "/", None, sys.MS_REC | sys.MS_SLAVE)
@@ -359,6 +360,10 @@ def _become_interpreter(
     sys.close_range(standby.CONTROL_FD + 1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    soft = message["stack_bytes"]
+    soft = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
+    resource.setrlimit(resource.RLIMIT_STACK, (soft, hard))
     env = {"PYTHONPATH": standby.HOOK, **message["env"]}
     env |= {standby.AHEAD: " ".join(message["modules"]), standby.PAD: "x" * standby.PAD_BYTES}
     os.execve(message["argv"][0], message["argv"], env)
