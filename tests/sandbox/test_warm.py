@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import era.sandbox.namespaces.driver
 from era import layout
 from era.errors import InternalError
 from era.languages.environment import LAYER_PYTHON
@@ -240,6 +241,19 @@ async def test_the_standing_interpreter_dies_while_boxes_wait(ready: Ready) -> N
     await recovered(ready, it)
     _, inner = launcher_processes(driver)
     assert not [one for one in inner.children() if not one.alive]  # no zombie
+
+
+@pytest.mark.anyio
+async def test_a_standing_interpreter_that_does_not_answer_is_replaced(
+    ready: Ready, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(era.sandbox.namespaces.driver, "_READY_SECONDS", 0.5)
+    driver, runtimes = ready
+    (it,) = standing(driver)
+    os.kill(it.pid, signal.SIGSTOP)
+    for _ in range(4):
+        assert (await run_code(driver, runtimes, "print(1)")).stdout == b"1\n"
+    await recovered(ready, it)
 
 
 @pytest.mark.anyio

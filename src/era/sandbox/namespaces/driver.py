@@ -44,6 +44,10 @@ BOX_UID: Final = 1_879_048_192 + 1000
 distributions give to people, services and containers, so it owns nothing on the host."""
 
 
+_READY_SECONDS: Final = 30.0
+"""A box is made ahead in milliseconds; what takes so long has stopped."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where the driver works: directories it owns, and the interpreter of the launcher.
@@ -217,9 +221,11 @@ class NamespacesDriver:
         self._ready[number] = prepared
         with suppress(EraError):  # the launcher is gone: then the run has exited
             run.prepare(number, self._ready_plan(warm), interpreter=_standing(warm, standing))
-            await run.ready
-        if not run.exited.done():
+            await asyncio.wait([run.ready], timeout=_READY_SECONDS)
+        if run.ready.done() and not run.exited.done():
             return prepared
+        if not run.ready.done():
+            self._dismiss_interpreter(standing, now=True)
         await self._discard(prepared)
         return None
 
@@ -253,10 +259,10 @@ class NamespacesDriver:
         finally:
             os.close(fd)
 
-    def _dismiss_interpreter(self, name: str) -> None:
+    def _dismiss_interpreter(self, name: str, *, now: bool = False) -> None:
         if self._launcher is not None:
             with suppress(LauncherLost):
-                self._launcher.send({"request": "dismiss", "name": name})
+                self._launcher.send({"request": "dismiss", "name": name, "now": now})
 
     async def run_prepared(
         self,

@@ -21,9 +21,10 @@ from dataclasses import asdict
 from typing import Any, NoReturn
 
 from era.sandbox.namespaces.child import box as boxes
-from era.sandbox.namespaces.child import mounts, standby, wire
+from era.sandbox.namespaces.child import mounts, wire
 from era.sandbox.namespaces.child import syscalls as sys
 from era.sandbox.namespaces.child.idmap import IdMaps
+from era.sandbox.namespaces.child.interpreters import Interpreters
 from era.sandbox.namespaces.child.scratch import Scratch, Space
 from era.sandbox.plan import Foundation, Plan, decode_foundation, decode_plan
 
@@ -36,18 +37,6 @@ class _OpenBox:
         self.uid = uid
         self.idmap = idmap
         self.runs = 0
-
-
-class _Interpreter:
-    """A Python that stands ready (`standby`), and its forks: run -> pidfd of process 1."""
-
-    def __init__(self, name: str, sock: socket.socket, pid: int) -> None:
-        self.name = name
-        self.socket = sock
-        self.pid = pid
-        self.standing = False
-        self.runs: dict[int, int] = {}
-        self.doomed: set[int] = set()
 
 
 class Launcher:
@@ -64,11 +53,13 @@ class Launcher:
         self._boxes: dict[int, _OpenBox] = {}
         self._runs: dict[int, tuple[int, int]] = {}  # pidfd -> (run id, pid)
         self._cleaning: dict[int, tuple[int, _OpenBox, int]] = {}  # pidfd -> (box id, box, pid)
-        self._interpreters: dict[int, _Interpreter] = {}  # descriptor of its socket -> it
         self._own_mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(control.fileno(), select.POLLIN)
+        self._interpreters = Interpreters(
+            foundation, self._poll, lambda event: wire.send(control, event)
+        )
 
     def serve(self) -> None:
         """Until the server closes its end."""
@@ -76,7 +67,7 @@ class Launcher:
         while True:
             for fd, _events in self._poll.poll():
                 if fd in self._interpreters:
-                    self._interpreter_says(self._interpreters[fd])
+                    self._interpreters.hear(fd)
                     continue
                 if fd != self._control.fileno():
                     self._child_ended(fd)
@@ -102,9 +93,9 @@ class Launcher:
             elif request == "kill":
                 self._kill(message["run"])
             elif request == "interpreter":
-                self._start_interpreter(message, fds)
+                self._interpreters.start(message, fds)
             elif request == "dismiss":
-                self._dismiss(message["name"])
+                self._interpreters.dismiss(message["name"], now=message["now"])
             elif request == "close":
                 self._close(message["box"])
             else:  # a server of another version: better refused than waited for
@@ -144,12 +135,10 @@ class Launcher:
             gid=opened.uid if opened.idmap is not None else self._foundation.gid,
             idmap=opened.idmap,
         )
-        interpreter = self._standing(message["interpreter"])
-        if interpreter is not None:
-            request = {"run": message["run"], "seat": asdict(seat)}
+        if message["interpreter"]:
             extra = [] if seat.idmap is None else [seat.idmap]
-            wire.send(interpreter.socket, request, [*fds, *extra])
-            interpreter.runs[message["run"]] = -1
+            run, given_fds = message["run"], [*fds, *extra]
+            self._interpreters.fork(message["interpreter"], run, asdict(seat), given_fds)
             return
         # The next child, and it alone, is process 1 of a new pid namespace; then back to our own,
         # or the following unshare would be refused (unshare(2)).
@@ -164,14 +153,6 @@ class Launcher:
         pidfd = os.pidfd_open(pid)
         self._runs[pidfd] = (message["run"], pid)
         self._poll.register(pidfd, select.POLLIN)
-
-    def _standing(self, name: str) -> _Interpreter | None:
-        if not name:
-            return None
-        for interpreter in self._interpreters.values():
-            if interpreter.name == name and interpreter.standing:
-                return interpreter
-        raise OSError(errno.ESRCH, f"no {name} stands ready")
 
     def _attach(self, message: dict[str, Any], fds: list[int]) -> None:
         """Add mounts to a box that waits at the gate, from outside: it has no right to do so itself."""
@@ -188,82 +169,11 @@ class Launcher:
             sys.setns(self._own_mounts, sys.CLONE_NEWNS)
         wire.send(self._control, {"event": "attached", "run": message["run"]})
 
-    def _pidfd(self, run: int) -> int:
-        for pidfd, (number, _pid) in self._runs.items():
-            if number == run:
-                return pidfd
-        for interpreter in self._interpreters.values():
-            if interpreter.runs.get(run, -1) >= 0:
-                return interpreter.runs[run]
-        raise OSError(errno.ESRCH, "no such run")
-
-    def _start_interpreter(self, message: dict[str, Any], fds: list[int]) -> None:
-        """Start a Python that stands ready; `interpreter` events say when it does and when it ends."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
-        if pid == 0:
-            try:
-                _become_interpreter(self._foundation, message, theirs.fileno())
-            finally:
-                os._exit(1)
-        theirs.close()
-        wire.send(ours, {"request": "stand"}, fds)
-        self._interpreters[ours.fileno()] = _Interpreter(message["name"], ours, pid)
-        self._poll.register(ours.fileno(), select.POLLIN)
-
-    def _dismiss(self, name: str) -> None:
-        """No more forks of the interpreter `name`; it ends once its last box has ended."""
-        for interpreter in list(self._interpreters.values()):
-            if interpreter.name == name:
-                interpreter.name = ""
-                self._end_if_idle(interpreter)
-
-    def _end_if_idle(self, interpreter: _Interpreter) -> None:
-        if not interpreter.name and not interpreter.runs:
-            self._lose(interpreter)
-
-    def _interpreter_says(self, interpreter: _Interpreter) -> None:
-        try:
-            message, fds = wire.receive(interpreter.socket)
-        except OSError:
-            message, fds = None, []
-        if message is None:
-            self._lose(interpreter)
-        elif message["event"] == "standing":
-            interpreter.standing = True
-            wire.send(self._control, {"event": "interpreter", "name": interpreter.name, "up": True})
-        elif message["event"] == "forked":
-            interpreter.runs[message["run"]] = fds[0]
-            if message["run"] in interpreter.doomed:
-                self._kill(message["run"])
-        elif message["event"] == "exited":
-            pidfd = interpreter.runs.pop(message["run"])
-            if pidfd >= 0:
-                os.close(pidfd)
-            wire.send(self._control, message)
-            self._end_if_idle(interpreter)
-
-    def _lose(self, interpreter: _Interpreter) -> None:
-        """It ended, or is to end; its boxes end with it (their parent-death signal)."""
-        self._poll.unregister(interpreter.socket.fileno())
-        del self._interpreters[interpreter.socket.fileno()]
-        interpreter.socket.close()
-        with suppress(ProcessLookupError):
-            os.kill(interpreter.pid, signal.SIGKILL)
-        os.waitpid(interpreter.pid, 0)
-        for run, pidfd in interpreter.runs.items():
-            if pidfd >= 0:
-                _end_orphan(pidfd)
-            wire.send(self._control, {"event": "exited", "run": run, "cpu_ns": 0})
-        if interpreter.name:
-            gone = {"event": "interpreter", "name": interpreter.name, "up": False}
-            wire.send(self._control, gone)
-
     def _reap_orphans(self) -> None:
         """Boxes of an interpreter that ended before it told of them: this is process 1 to them."""
         mine = {pid for _run, pid in self._runs.values()}
         mine |= {pid for _box, _opened, pid in self._cleaning.values()}
-        mine |= {interpreter.pid for interpreter in self._interpreters.values()}
+        mine |= self._interpreters.pids
         with suppress(ChildProcessError):
             while True:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -279,12 +189,12 @@ class Launcher:
             os._exit(1)
 
     def _kill(self, run: int) -> None:
-        for interpreter in self._interpreters.values():
-            if interpreter.runs.get(run) == -1:
-                interpreter.doomed.add(run)  # its fork is under way; it dies when it is there
-                return
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd(run), signal.SIGKILL)
+        if self._interpreters.kill(run):
+            return
+        for pidfd, (number, _pid) in self._runs.items():
+            if number == run:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
     def _close(self, box: int) -> None:
         opened = self._boxes.pop(box, None)
@@ -328,45 +238,6 @@ class Launcher:
         if self._idmaps is not None:
             self._idmaps.give_back(opened.uid)
         wire.send(self._control, {"event": "closed", "box": box})
-
-
-def _end_orphan(pidfd: int) -> None:
-    """End a process whose parent is gone, and wait for it."""
-    with suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    with suppress(ChildProcessError):
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-    os.close(pidfd)
-
-
-def _become_interpreter(
-    foundation: Foundation, message: dict[str, Any], control_fd: int
-) -> NoReturn:
-    """The child that becomes a standing Python.
-
-    It sees the host's files as the launcher does, except that what the boxes' root covers is covered
-    here too: the interpreter must find the same modules that it would find in a box.  Its standard
-    streams are of the kinds that a program's are, since Python looks at them once, at its start; as
-    the C library does at the stack's limit, for the stacks of threads.
-    """
-    sys.unshare(sys.CLONE_NEWNS)
-    sys.mount(None, "/", None, sys.MS_REC | sys.MS_SLAVE)
-    mounts.cover_host(foundation)
-    os.dup2(control_fd, standby.CONTROL_FD, inheritable=True)
-    os.dup2(os.memfd_create("stdin", 0), 0)
-    _read, write = os.pipe()
-    os.dup2(write, 1)
-    os.dup2(write, 2)
-    sys.close_range(standby.CONTROL_FD + 1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-    soft = message["stack_bytes"]
-    soft = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
-    resource.setrlimit(resource.RLIMIT_STACK, (soft, hard))
-    env = {"PYTHONPATH": standby.HOOK, **message["env"]}
-    env |= {standby.AHEAD: " ".join(message["modules"]), standby.PAD: "x" * standby.PAD_BYTES}
-    os.execve(message["argv"][0], message["argv"], env)
 
 
 def _usable_idmaps(foundation: Foundation) -> IdMaps | None:
