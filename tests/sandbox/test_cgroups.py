@@ -18,7 +18,6 @@ from era.sandbox.namespaces.cgroups.none import NoCgroups
 from era.sandbox.namespaces.cgroups.v1 import CgroupsV1, remove_service
 from era.sandbox.namespaces.cgroups.v2 import CgroupsV2, GroupV2
 
-
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make groups here")
 
 
