@@ -41,12 +41,17 @@ def path(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def server(path: str, started: Start) -> Served:
-    """A server with small limits."""
-    return started(path, SMALL | {"ERA_READY_BOXES": PATHS[path]})
+def server(path: str, started: Start) -> Iterator[Served]:
+    """A server with small limits.  Whatever is done to it: another client is served afterwards, and
+    nothing is left behind."""
+    served = started(path, SMALL | {"ERA_READY_BOXES": PATHS[path]})
+    with served.unharmed():
+        yield served
 
 
 @pytest.fixture
-def ample(path: str, started: Start) -> Served:
-    """A server with large limits."""
-    return started(f"ample {path}", AMPLE | {"ERA_READY_BOXES": PATHS[path]})
+def ample(path: str, started: Start) -> Iterator[Served]:
+    """A server with large limits, under the same guard."""
+    served = started(f"ample {path}", AMPLE | {"ERA_READY_BOXES": PATHS[path]})
+    with served.unharmed():
+        yield served

@@ -191,11 +191,11 @@ class Served:
         except (OSError, IndexError):  # something ended while it was looked at
             return None
 
-    def settled(self) -> None:
-        """Wait until the server holds what it held at rest; fail when it never does."""
+    def settled(self, *but: str) -> None:
+        """Wait until the server holds what it held at rest, `but` for these; fail when it never does."""
         deadline = time.monotonic() + _GONE_SECONDS
-        while grown := self._grown():
-            assert time.monotonic() < deadline, f"left behind: {grown}"
+        while grown := self._grown().keys() - but:
+            assert time.monotonic() < deadline, f"left behind: {self._grown()}"
             time.sleep(0.01)
 
     def _grown(self) -> dict[str, Any]:
@@ -223,16 +223,16 @@ class Served:
         assert (result["exit_code"], result["stdout"]) == (0, "hello\n"), result
 
     @contextmanager
-    def unharmed(self) -> Iterator[Client]:
+    def unharmed(self) -> Iterator[None]:
         """Whatever is done meanwhile: another client is served afterwards, and nothing is left."""
         self.settled()
-        yield self.client
+        yield
         self.hello()
         self.settled()
 
     def attack(self, act: Callable[[], T]) -> T:
         """Carry out `act` while another client goes on being served; what it came to."""
-        with self.unharmed(), ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(1) as pool:
             acting = pool.submit(act)
             self.hello()
             while not acting.done():
