@@ -194,7 +194,7 @@ class Served:
     def settled(self, *but: str) -> None:
         """Wait until the server holds what it held at rest, `but` for these; fail when it never does."""
         deadline = time.monotonic() + _GONE_SECONDS
-        while grown := self._grown().keys() - but:
+        while self._grown().keys() - but:
             assert time.monotonic() < deadline, f"left behind: {self._grown()}"
             time.sleep(0.01)
 
