@@ -271,7 +271,7 @@ def test_without_the_key_nothing_is_told(server: Served) -> None:
             "X_Original_URL": session.path,
             "Cookie": f"key={KEY}",
         }
-        assert stranger.ask("GET", "/api/sessions", **routed).status == 401
+        assert stranger.ask("GET", "/api/sessions", None, **routed).status == 401
         answer = stranger.ask("GET", session.path, Authorization=f"bearer {KEY}")
         assert answer.status == 200
 
