@@ -12,15 +12,16 @@ import json
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
 class Registry:
-    """`port` is on loopback; `asked` are the paths of requests, in order."""
+    """`host` and `port` are where packages say that it is; `asked` are the paths of requests, in order."""
 
+    host: str = "registry.test"
     port: int = 0
     files: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
@@ -37,15 +38,31 @@ class Registry:
         if script:
             members[f"{info}/entry_points.txt"] = f"[console_scripts]\n{script} = {name}:main\n"
         record = "".join(f"{path},,\n" for path in [*members, f"{info}/RECORD"])
-        data = _zip({**members, f"{info}/RECORD": record})
-        self.files[f"/pip/files/{wheel}"] = data
+        self._add_python_file(name, wheel, _zip({**members, f"{info}/RECORD": record}))
+
+    def add_python_source(self, name: str, version: str, backend: str) -> None:
+        """A source distribution that is built by its own module, whose text is `backend`."""
+        project = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        members = {
+            "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+            "pyproject.toml": f'{project}[project]\nname = "{name}"\nversion = "{version}"\n',
+            "backend.py": backend,
+        }
+        at = f"{name}-{version}"
+        data = _tar({f"{at}/{path}": text for path, text in members.items()})
+        self._add_python_file(name, f"{at}.tar.gz", data)
+
+    def _add_python_file(self, name: str, file: str, data: bytes) -> None:
+        self.files[f"/pip/files/{file}"] = data
         links = self.files.get(f"/pip/simple/{name}/", b"").decode()
         digest = hashlib.sha256(data).hexdigest()
-        links += f'<a href="/pip/files/{wheel}#sha256={digest}">{wheel}</a>\n'
+        links += f'<a href="/pip/files/{file}#sha256={digest}">{file}</a>\n'
         self.files[f"/pip/simple/{name}/"] = links.encode()
 
-    def add_node(self, name: str, version: str, **manifest: object) -> None:
-        """A package of one CommonJS file; `manifest` are further members of its package.json."""
+    def add_node(
+        self, name: str, version: str, files: Mapping[str, str] | None = None, **manifest: object
+    ) -> None:
+        """A package of CommonJS files; `manifest` are further members of its package.json."""
         own = {"name": name, "version": version, "main": "main.js", **manifest}
         data = _tar(
             {
@@ -53,12 +70,13 @@ class Registry:
                 "package/main.js": f"exports.version = '{version}'",
                 "package/cli.js": f"#!/usr/bin/env node\nconsole.log('{version}')",
                 "package/built.js": "require('fs').writeFileSync('built.txt', 'by a script')",
+                **{f"package/{path}": text for path, text in (files or {}).items()},
             }
         )
         path = f"/npm/{name}/-/{name}-{version}.tgz"
         self.files[path] = data
         dist = {
-            "tarball": f"http://registry.test:{self.port}{path}",
+            "tarball": f"http://{self.host}:{self.port}{path}",
             "shasum": hashlib.sha1(data).hexdigest(),  # what the protocol asks for
         }
         known = json.loads(self.files.get(f"/npm/{name}", b'{"versions":{}}'))
@@ -100,9 +118,10 @@ def _tar(members: dict[str, str]) -> bytes:
 
 
 @contextmanager
-def serving() -> Iterator[Registry]:
-    """A registry without packages, answering while the context lasts."""
-    registry = Registry()
+def serving(address: str = "") -> Iterator[Registry]:
+    """A registry without packages, answering while the context lasts: on loopback, by a name that is
+    to be made up for it, or on an `address` of this host."""
+    registry = Registry(host=address or "registry.test")
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -124,7 +143,7 @@ def serving() -> Iterator[Registry]:
         def log_message(self, *args: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with http.server.ThreadingHTTPServer((address or "127.0.0.1", 0), Handler) as server:
         registry.port = server.server_address[1]
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()

@@ -223,13 +223,16 @@ def _prune() -> tuple[str, ...]:
 
 
 def _pack(directory: str, part: str) -> tuple[str, ...]:
-    """Write one part of the layer, below its name; `part` is empty for the layer's own directory."""
+    """Write one part of the layer, below its name; `part` is empty for the layer's own directory.
+
+    Set-id bits are dropped: the layer becomes files of the host.
+    """
     left_out = [*_PARTS, *LEFT_OUT] if not part else LEFT_OUT
     prefix = f"{part}/" if part else ""
     excluded = [path.removeprefix(prefix) for path in left_out if path.startswith(prefix)]
     return (
         *(_TAR, "--create", "--format=pax", "--sort=name", "--numeric-owner", "--owner=0"),
-        *("--group=0", "--ignore-failed-read", "--anchored"),
+        *("--group=0", "--mode=ug-s", "--ignore-failed-read", "--anchored"),
         *(f"--exclude=./{path}" for path in excluded),
         # Names of files and targets of hard links get the prefix, targets of links do not.
         *((rf"--transform=s,^\.,{part},S",) if part else ()),
