@@ -141,7 +141,7 @@ def test_directories_that_turn_into_links_while_the_server_works(
 ) -> None:
     """38: uploads, downloads, copies and collecting, while runs swap directories and links."""
     with server.session() as session, ThreadPoolExecutor(1) as pool:
-        answers = []
+        answers: list[Answer] = []
         for end in (False, True, False):
             code = f"VICTIM, END = {str(victim.path)!r}, {end}\n{SWAP}"
             running = pool.submit(session.run, code, timeout=60)
