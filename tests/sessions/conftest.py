@@ -175,7 +175,8 @@ async def world(
         stack.push_async_callback(blobs.close)
         driver = ProcessDriver(str(tmp_path))
         stack.push_async_callback(driver.close)
-        (tmp_path / "layers").mkdir()
+        for name in ("layers", "programs"):
+            (tmp_path / name).mkdir()
         parts = Parts(
             records=records,
             blobs=blobs,
@@ -188,6 +189,7 @@ async def world(
             ),
             seal=Seal("a secret for tests"),
             layers_dir=str(tmp_path / "layers"),
+            programs_dir=str(tmp_path / "programs"),
             clock=clock,
         )
         world = World(
@@ -239,10 +241,12 @@ async def boxed_room(
 ) -> AsyncIterator[BoxedRoom]:
     """A room below `directory`; `tools` are changes of what `discover` finds."""
     clock = Clock()
-    names = ("base", "scratch", "layers", "modules", "runtime", "trees")
+    names = ("base", "scratch", "layers", "modules", "programs", "runtime", "trees")
     for name in names:
         (directory / name).mkdir(parents=True)
-    base, scratch, layers, modules, runtime, trees = (str(directory / name) for name in names)
+    base, scratch, layers, modules, programs, runtime, trees = (
+        str(directory / name) for name in names
+    )
     async with AsyncExitStack() as stack:
         found = discover(runtime)
         where = Place(
@@ -263,6 +267,7 @@ async def boxed_room(
             tools=replace(found.tools, **tools),  # type: ignore[arg-type]
             seal=Seal("a secret for tests"),
             layers_dir=layers,
+            programs_dir=programs,
             modules_dir=modules,
             clock=clock,
         )

@@ -182,6 +182,7 @@ async def _sessions(
         tools=runtimes.tools,
         seal=_seal(settings, state),
         layers_dir=state.of("layers"),
+        programs_dir=state.of("programs"),
         clock=arguments.clock,
         go_cache=go_cache,
         modules_dir=state.of("deno"),

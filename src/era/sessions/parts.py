@@ -31,8 +31,9 @@ class GoCache(Protocol):
 class Parts:
     """Everything is open and ready; whoever made it closes it.
 
-    `layers_dir` is an existing directory of the service's own, on a disk, and so is `modules_dir`,
-    without which deno's modules are not fetched.  `clock` gives unix milliseconds.
+    `layers_dir` is an existing directory of the service's own, on a disk, and so are `programs_dir`,
+    for compiled programs, and `modules_dir`, without which deno's modules are not fetched.
+    `clock` gives unix milliseconds.
     """
 
     records: Records
@@ -42,6 +43,7 @@ class Parts:
     tools: Tools
     seal: Seal
     layers_dir: str
+    programs_dir: str
     clock: Callable[[], int]
     go_cache: GoCache | None = None
     modules_dir: str | None = None

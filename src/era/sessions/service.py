@@ -36,10 +36,12 @@ from era.models import (
 )
 from era.relpath import RelPath, user_path
 from era.sessions.active import Active, Phase, TextSink
+from era.sessions.builds import Builds
 from era.sessions.layers import Layers
 from era.sessions.modules import Modules
 from era.sessions.packages import PackageLayers
 from era.sessions.parts import Parts
+from era.sessions.preparing import Preparing
 from era.sessions.runs import Runs, deleted, shutting_down
 from era.sessions.settings import SessionLimits
 from era.sessions.setups import Setups
@@ -77,8 +79,10 @@ class Sessions:
         self._layers = layers
         self._setups = Setups(parts, limits, layers, packages)
         self._modules = _modules(parts, limits)
+        self._builds = Builds(parts.programs_dir, parts.driver, limits.programs)
         snapshots = Snapshots(parts, limits, layers)
-        self._runs = Runs(parts, limits, snapshots, self._setups, self._modules)
+        preparing = Preparing(self._modules, self._builds, limits.runs.output_bytes)
+        self._runs = Runs(parts, limits, snapshots, self._setups, preparing)
         self._sweeper = Sweeper(
             parts,
             layers,
@@ -93,7 +97,9 @@ class Sessions:
     async def start(self) -> None:
         """Remove what a killed server left, and take up the setups it had begun."""
         page = await self._records.list()
-        await self._parts.trees.keep_only({record.uid for record in page.items})
+        uids = {record.uid for record in page.items}
+        await self._parts.trees.keep_only(uids)
+        await self._builds.start(uids)
         await self._layers.start()
         if self._modules is not None:
             await self._modules.start()
@@ -113,6 +119,7 @@ class Sessions:
         await _all_over(runs.all(), None)
         await self._setups.close()
         await self._sweeper.close()
+        await self._builds.close()
         if self._modules is not None:
             await self._modules.close()
 
@@ -220,6 +227,7 @@ class Sessions:
             if record.setup is not None:
                 await self._setups.cancel(record.uid)
             await self._parts.trees.drop(record.uid)
+            self._builds.drop(record.uid)
 
     async def duplicate(self, session_id: str, copy: NewCopy) -> SessionView:
         """Copy a session from one committed state.
