@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
 
 import pytest
 
 from era.sandbox.namespaces.cgroups.detect import find_v1, find_v2
+from tests.servers.postgres import Postgres, postgres
 
 
 def pytest_report_header() -> str:
@@ -21,3 +23,10 @@ def pytest_report_header() -> str:
 def anyio_backend() -> str:
     """The service runs on asyncio, so its tests do."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A running PostgreSQL, one for each process that runs tests."""
+    with postgres() as server:
+        yield server

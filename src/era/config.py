@@ -165,6 +165,19 @@ class Settings(BaseSettings):
         "ERA_SHUTDOWN_GRACE", 5.0, "Seconds that runs get to finish when the server stops."
     )
 
+    # -- stores --
+    database_url: Annotated[
+        str,
+        Field(pattern=r"^(postgres(ql)?://.*)?$"),
+        Must("the URL of a PostgreSQL database, postgresql://user:password@host/name"),
+    ] = _var(
+        "ERA_DATABASE_URL",
+        "",
+        "PostgreSQL database for the records, `postgresql://user:password@host/name`;"
+        " a SQLite file in the state directory if empty.",
+        secret=True,
+    )
+
     # -- requests --
     max_body_bytes: Size = _var("ERA_MAX_BODY_BYTES", 16 << 20, "Largest JSON body.")
     max_code_bytes: Size = _var("ERA_MAX_CODE_BYTES", 1 << 20, "Largest `code`.")

@@ -17,9 +17,11 @@ from era.storage.base import Blobs, Records
 pytest.register_assert_rewrite("tests.contracts.records", "tests.contracts.blobs")
 
 from era.storage.blobs.local import LocalBlobs  # noqa: E402
+from era.storage.records.postgres import PostgresRecords  # noqa: E402
 from era.storage.records.sqlite import SqliteRecords  # noqa: E402
 from tests.fakes.blobs import MemoryBlobs  # noqa: E402
 from tests.fakes.records import MemoryRecords  # noqa: E402
+from tests.servers.postgres import Postgres  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -42,14 +44,37 @@ def database(empty_database: Path, tmp_path: Path) -> str:
     return str(shutil.copy(empty_database, tmp_path / "era.db"))
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(scope="session")
+def empty_postgres(postgres_server: Postgres) -> str:
+    """The name of a database of the newest schema without rows."""
+    name = postgres_server.new_database()
+
+    async def make() -> None:
+        await PostgresRecords(postgres_server.url(name)).close()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(anyio.run, make).result()
+    return name
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Postgres, empty_postgres: str) -> Iterator[str]:
+    """The URL of a PostgreSQL database of this test alone."""
+    name = postgres_server.new_database(empty_postgres)
+    yield postgres_server.url(name)
+    postgres_server.drop(name)
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def records(request: pytest.FixtureRequest) -> AsyncIterator[Records]:
     """An empty keeper of records."""
     keeper: Records
     if request.param == "memory":
         keeper = MemoryRecords()
-    else:
+    elif request.param == "sqlite":
         keeper = SqliteRecords(request.getfixturevalue("database"))
+    else:
+        keeper = PostgresRecords(request.getfixturevalue("postgres_url"))
     yield keeper
     await keeper.close()
 

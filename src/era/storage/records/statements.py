@@ -2,9 +2,9 @@
 
 Parameters: `of` is a session's uid and `at` a path (names that are no columns: in an UPDATE a
 parameter named like a column would set it).  A list of values travels as one JSON array (`listed`),
-so the text of a statement does not depend on how many there are.  Reads that precede a write in the
-same unit lock the session's row where the database has row locks (SQLite ignores that: its writers
-are alone anyway).
+so the text of a statement does not depend on how many there are.  Where the database has row locks a
+unit that changes a session executes `lock_by_*` first and reads in a statement after it, which sees
+what the one before it in the line has committed; SQLite's writers are alone anyway.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     ColumnElement,
+    Connection,
     Select,
     TableValuedAlias,
     Text,
@@ -52,6 +53,11 @@ class _JsonElements(GenericFunction[str]):
 def _json_elements_postgresql(element: _JsonElements, compiler: SQLCompiler, **kw: Any) -> str:
     inner = compiler.process(element.clauses.clauses[0], **kw)
     return f"json_array_elements_text(CAST({inner} AS json))"
+
+
+def has_row_locks(connection: Connection) -> bool:
+    """Whether writers run side by side, so that rows have to be locked."""
+    return connection.dialect.name != "sqlite"
 
 
 def listed(name: str, alias: str = "listed") -> TableValuedAlias:
@@ -95,10 +101,6 @@ _uid_is: Final = sessions.c.uid == _param("of")
 _id_range: Final = and_(sessions.c.id >= _param("low"), sessions.c.id < _param("high"))
 
 
-def _locked(query: Select[Any]) -> Select[Any]:
-    return query.with_for_update(of=sessions)
-
-
 def _page(query: Select[Any]) -> Select[Any]:
     return (
         query.where(sessions.c.uid > _param("after"))
@@ -109,8 +111,9 @@ def _page(query: Select[Any]) -> Select[Any]:
 
 session_by_id: Final = _full.where(_id_is)
 session_by_uid: Final = _full.where(_uid_is)
-lock_by_id: Final = _locked(session_by_id)
-lock_by_uid: Final = _locked(session_by_uid)
+_lock: Final = select(sessions.c.uid).with_for_update()
+lock_by_id: Final = _lock.where(_id_is)
+lock_by_uid: Final = _lock.where(_uid_is)
 uid_by_id: Final = select(sessions.c.uid, sessions.c.file_count, sessions.c.total_size_bytes).where(
     _id_is
 )
@@ -314,6 +317,9 @@ layer_by_key: Final = select(layers).where(_layer_is)
 insert_layer: Final = insert(layers)
 layer_keys: Final = select(layers.c.key)
 layer_keys_used: Final = select(layers.c.key).where(_used)
+# A setup that takes a layer holds it; whoever removes it first waits, then looks for its users.
+hold_layer: Final = select(layers.c.key).where(_layer_is).with_for_update(read=True)
+lock_layer: Final = select(layers.c.key).where(_layer_is).with_for_update()
 unused_layer: Final = layer_by_key.where(~_used)
 delete_layer: Final = delete(layers).where(_layer_is)
 
