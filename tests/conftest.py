@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from era.sandbox.namespaces.cgroups.detect import find_v1, find_v2
+from tests.servers.objects import Objects, objects
 from tests.servers.postgres import Postgres, postgres
 
 
@@ -29,4 +30,11 @@ def anyio_backend() -> str:
 def postgres_server() -> Iterator[Postgres]:
     """A running PostgreSQL, one for each process that runs tests."""
     with postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[Objects]:
+    """A running S3 server, one for each process that runs tests."""
+    with objects() as server:
         yield server

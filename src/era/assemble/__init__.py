@@ -26,7 +26,6 @@ from era.sessions.caches import GoCache
 from era.sessions.parts import Parts
 from era.sessions.seal import Seal
 from era.sessions.service import Sessions
-from era.storage.blobs.local import LocalBlobs
 from era.workspace.trees import Trees
 
 __all__ = ["Service", "StartError", "StateDir", "build", "open_driver", "self_test"]
@@ -171,7 +170,7 @@ async def _sessions(
     """The sessions room on the stores that the settings name."""
     records = await stores.open_records(settings, state)
     stack.push_async_callback(records.close)
-    blobs = await asyncio.to_thread(LocalBlobs, state.of("blobs"))
+    blobs = await stores.open_blobs(settings, state, records)
     stack.push_async_callback(blobs.close)
     parts = Parts(
         records=records,

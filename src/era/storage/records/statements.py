@@ -29,6 +29,7 @@ from sqlalchemy import (
     literal,
     literal_column,
     null,
+    or_,
     select,
     update,
 )
@@ -36,7 +37,16 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
-from era.storage.records.tables import codes, entries, layers, sessions, setups
+from era.storage.records.tables import (
+    blobs,
+    codes,
+    entries,
+    facts,
+    layers,
+    objects,
+    sessions,
+    setups,
+)
 
 EVERYTHING: Final = 2**62
 """A LIMIT that limits nothing; leaves room for one more."""
@@ -53,6 +63,23 @@ class _JsonElements(GenericFunction[str]):
 def _json_elements_postgresql(element: _JsonElements, compiler: SQLCompiler, **kw: Any) -> str:
     inner = compiler.process(element.clauses.clauses[0], **kw)
     return f"json_array_elements_text(CAST({inner} AS json))"
+
+
+class db_now_ms(GenericFunction[int]):  # noqa: N801 - as SQL writes it
+    """Unix milliseconds by the database's clock, as of now and not of the transaction's start."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(db_now_ms, "postgresql")
+def _now_postgresql(element: db_now_ms, compiler: SQLCompiler, **kw: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
+
+
+@compiles(db_now_ms, "sqlite")
+def _now_sqlite(element: db_now_ms, compiler: SQLCompiler, **kw: Any) -> str:
+    return "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
 
 
 def has_row_locks(connection: Connection) -> bool:
@@ -327,6 +354,67 @@ _asked: Final = listed("blobs", "asked")
 unreferenced: Final = select(_asked.c.value).where(
     ~exists().where(entries.c.blob == _asked.c.value).correlate(_asked),
     ~exists().where(layers.c.blob == _asked.c.value).correlate(_asked),
+)
+
+# --- blobs in an object store ---------------------------------------------------------------------
+
+_now: Final = func.coalesce(cast(_param("now_ms"), BigInteger), db_now_ms())
+_cutoff: Final = _now - cast(_param("age_ms"), BigInteger)
+_place: Final = (blobs.c.blob, blobs.c.object, blobs.c.offset, blobs.c.size)
+_asked_blobs: Final = _among(blobs.c.blob, "blobs")
+_object_is: Final = objects.c.name == _param("of")
+insert_object: Final = insert(objects).values(
+    name=_param("name"), announced_at_ms=_now, filled=0, live=0, abandoned=False
+)
+fill_object: Final = (
+    update(objects)
+    .where(_object_is, ~objects.c.abandoned)
+    .values(filled=_param("count"), live=_param("count"))
+)
+empty_object: Final = update(objects).where(_object_is).values(live=objects.c.live - 1)
+places: Final = select(*_place).where(_asked_blobs)
+renew_blobs: Final = update(blobs).where(_asked_blobs).values(stored_at_ms=_now).returning(*_place)
+insert_blob: Final = insert(blobs).values(
+    blob=_param("blob"),
+    object=_param("object"),
+    offset=_param("offset"),
+    size=_param("size"),
+    stored_at_ms=_now,
+)
+aged_blobs: Final = (
+    select(blobs.c.blob)
+    .where(blobs.c.blob > _param("after"), blobs.c.stored_at_ms <= _cutoff)
+    .order_by(blobs.c.blob)
+    .limit(_param("limit"))
+)
+drop_blob: Final = (
+    delete(blobs)
+    .where(blobs.c.blob == _param("at"), blobs.c.stored_at_ms <= _cutoff)
+    .returning(blobs.c.object)
+)
+blob_known: Final = select(blobs.c.blob).where(blobs.c.blob == _param("at"))
+_unfilled_cutoff: Final = _now - cast(_param("unfilled_ms"), BigInteger)
+# The row alone decides, so a writer that has filled the object meanwhile is seen.
+abandon_objects: Final = (
+    update(objects)
+    .where(
+        objects.c.live == literal_column("0"),
+        or_(
+            and_(objects.c.filled > 0, objects.c.announced_at_ms <= _cutoff),
+            and_(objects.c.filled == 0, objects.c.announced_at_ms <= _unfilled_cutoff),
+        ),
+    )
+    .values(abandoned=True)
+    .returning(objects.c.name)
+)
+forget_objects: Final = delete(objects).where(
+    objects.c.abandoned, _among(objects.c.name, "objects")
+)
+
+fact: Final = select(facts.c.value).where(facts.c.name == _param("name"))
+insert_fact: Final = insert(facts)
+holds_files: Final = select(
+    or_(exists().where(entries.c.blob != null()), exists(select(layers.c.key)))
 )
 
 # --- the store itself ---------------------------------------------------------------------------
