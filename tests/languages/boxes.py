@@ -44,6 +44,7 @@ class Bench:
         env: Mapping[str, str] | None = None,
         layer: str | None = None,
         timeout: float = 60,
+        stdin: bytes = b"",
     ) -> Exit:
         """Run code beside the session files `files`; `layer` is a setup's result on the host."""
         started = launch(
@@ -54,7 +55,9 @@ class Bench:
             taken=lambda name: any(path.split("/")[0] == name for path in files or {}),
             has_layer=layer is not None,
         )
-        return await self.start(started, files=files, env=env, layer=layer, timeout=timeout)
+        return await self.start(
+            started, files=files, env=env, layer=layer, timeout=timeout, stdin=stdin
+        )
 
     async def shell(
         self,
@@ -78,6 +81,7 @@ class Bench:
         env: Mapping[str, str] | None = None,
         layer: str | None = None,
         timeout: float = 60,
+        stdin: bytes = b"",
     ) -> Exit:
         """Run what `launch` gave in a fresh box."""
         has_layer = layer is not None
@@ -85,7 +89,7 @@ class Bench:
         binds = (Bind(source=layer, target=layout.LAYER),) if layer else ()
         overlays = self._overlays(started, layer)
         texts = {name: text.encode() for name, text in (files or {}).items()}
-        program = Program(argv=started.argv, env=variables, timeout_seconds=timeout)
+        program = Program(argv=started.argv, env=variables, timeout_seconds=timeout, stdin=stdin)
         spec = BoxSpec(
             limits=LIMITS, overlays=overlays, binds=binds, interpreter=started.interpreter
         )
@@ -127,12 +131,10 @@ class Bench:
         perform: builds.Perform,
     ) -> AsyncIterator[builds.Made]:
         """The program that has to be made for a launch, if any."""
-        if started.build is None:
+        wanted = builds.to_build(started, program, env)
+        if wanted is None:
             yield builds.Made()
             return
-        variables = environment.of_build(started.env, env)
-        compiler = replace(program, argv=started.build.argv, env=variables)
-        wanted = builds.Wanted(program=compiler, product=started.build.product)
         await self._warm_up(ANY)
         with tempfile.TemporaryDirectory(prefix="era-programs-") as directory:
             room = builds.Builds(directory, self.driver, ProgramLimits())

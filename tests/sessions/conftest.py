@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,9 +15,10 @@ import pytest
 from era.languages.table import LANGUAGES, Tools
 from era.models import NewSession, RunRequest, RunResult, SessionView, SetupSpec, SetupState
 from era.runtimes import discover
-from era.sandbox.base import Box, BoxSpec, Egress, RootImage
+from era.sandbox.base import Box, BoxSpec, Driver, Egress, RootImage, Warm
 from era.sandbox.namespaces.cgroups.detect import detect
 from era.sandbox.namespaces.driver import NamespacesDriver, Place
+from era.sessions.caches import GoCache
 from era.sessions.parts import Parts
 from era.sessions.seal import Seal
 from era.sessions.service import Sessions
@@ -219,8 +220,10 @@ def _stores(kind: str, directory: Path, clock: Clock) -> tuple[Records, Blobs, C
 class WatchedDriver(NamespacesDriver):
     """Remembers what boxes were asked for."""
 
-    def __init__(self, place: Place, image: RootImage, egress: Egress | None) -> None:
-        super().__init__(place, image, detect(), egress)
+    def __init__(
+        self, place: Place, image: RootImage, egress: Egress | None, warm: Sequence[Warm] = ()
+    ) -> None:
+        super().__init__(place, image, detect(), egress, warm=warm)
         self.specs: list[BoxSpec] = []
 
     def box(self, spec: BoxSpec) -> AbstractAsyncContextManager[Box]:
@@ -237,9 +240,16 @@ class BoxedRoom(Room):
 
 @asynccontextmanager
 async def boxed_room(
-    directory: Path, limits: SessionLimits, egress: Egress | None = None, **tools: str
+    directory: Path,
+    limits: SessionLimits,
+    egress: Egress | None = None,
+    *,
+    warm: Sequence[Warm] = (),
+    go_library: Callable[[Driver, Tools], Awaitable[GoCache]] | None = None,
+    **tools: str,
 ) -> AsyncIterator[BoxedRoom]:
-    """A room below `directory`; `tools` are changes of what `discover` finds."""
+    """A room below `directory`; `warm` is kept ready, `go_library` gives Go's compiled packages,
+    `tools` are changes of what `discover` finds."""
     clock = Clock()
     names = ("base", "scratch", "layers", "modules", "programs", "runtime", "trees")
     for name in names:
@@ -252,7 +262,7 @@ async def boxed_room(
         where = Place(
             base_dir=base, scratch_dir=scratch, images=None, helper_python=found.helper_python
         )
-        driver = WatchedDriver(where, found.image, egress)
+        driver = WatchedDriver(where, found.image, egress, warm)
         stack.push_async_callback(driver.close)
         await driver.start()
         records = SqliteRecords(str(directory / "era.db"))
@@ -270,6 +280,7 @@ async def boxed_room(
             programs_dir=programs,
             modules_dir=modules,
             clock=clock,
+            go_cache=await go_library(driver, found.tools) if go_library else None,
         )
         room = BoxedRoom(parts=parts, limits=limits, clock=clock, driver=driver)
         await room.start()

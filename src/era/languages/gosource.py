@@ -128,7 +128,7 @@ class Module:
         return "." in self.path.partition("/")[0]
 
 
-_TOKEN: Final = re.compile(r'"[^"\\\n]*"|`[^`\n]*`|=>|[()]|[^\s()"`,]+|.')
+_TOKEN: Final = re.compile(r"""//.*|"[^"\\]*"|`[^`]*`|[()]|(?:(?!//)[^\s()"`,])+|\S""")
 
 
 def module(text: str) -> Module:
@@ -140,7 +140,7 @@ def module(text: str) -> Module:
     """
     path, replaced, block = "", {}, ""
     for line in text.split("\n"):
-        tokens = [it.strip('"`') for it in _TOKEN.findall(_uncommented(line)) if it.strip()]
+        tokens = _tokens(line)
         if not tokens:
             continue
         if tokens == [")"]:
@@ -159,8 +159,11 @@ def module(text: str) -> Module:
     return Module(path=path, replaced=replaced)
 
 
-def _uncommented(line: str) -> str:
-    return line.partition("//")[0]
+def _tokens(line: str) -> list[str]:
+    found = [it for it in _TOKEN.findall(line) if not it.startswith("//")]
+    if '"' in found or "`" in found:
+        raise UnclearError  # a string that goes on, or has escapes
+    return [it.strip('"`') for it in found]
 
 
 def _only(tokens: list[str]) -> str:

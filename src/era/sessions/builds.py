@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Final
 
 from era import layout
+from era.languages.environment import of_build
+from era.languages.table import Launch
 from era.models import Network, Usage
 from era.sandbox.base import Bind, Box, BoxSpec, Driver, Exit, Program
 from era.sessions import folders
@@ -169,6 +171,15 @@ def _take(dir_fd: int, name: str, path: str, max_bytes: int) -> int | None:
         finally:
             os.close(target)
     return None if left else size
+
+
+def to_build(launch: Launch, program: Program, request_env: Mapping[str, str]) -> Wanted | None:
+    """What has to be made before the `program` of a launch can start; nothing is kept of it."""
+    if launch.build is None:
+        return None
+    env = of_build(launch.env, request_env)
+    compiler = replace(program, argv=launch.build.argv, env=env, stdin=b"")
+    return Wanted(program=compiler, product=launch.build.product)
 
 
 def started(made: Made, spec: BoxSpec, program: Program) -> tuple[BoxSpec, Program]:

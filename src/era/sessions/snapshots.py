@@ -10,7 +10,7 @@ from typing import Final
 
 from era import jsontext, layout
 from era.errors import InputError, NotFoundError, TooLargeError
-from era.languages.environment import DENO_CACHE, GO_CACHE, build, is_plain, of_build
+from era.languages.environment import DENO_CACHE, GO_CACHE, build, is_plain
 from era.languages.table import Launch, check_available, command_launch, launch
 from era.models import JsonText, Network, RunRequest, SessionRecord, SetupStatus
 from era.relpath import DATA_FILE, RelPath
@@ -141,7 +141,7 @@ class Snapshots:
             files={**place.files, **started.files},
             warnings=(*request.warnings, *warnings),
             wanted=wanted,
-            build=_to_build(started, program, request),
+            build=builds.to_build(started, program, request.env),
         )
 
     async def of_session(
@@ -173,7 +173,7 @@ class Snapshots:
         data = merged if merged is not None else record.data
         injected = stage.data_text(data)
         program = self._program(started, env, request, record)
-        to_build = _to_build(started, program, request)
+        to_build = builds.to_build(started, program, request.env)
         if to_build is not None:
             where = goinputs.Where(
                 lowers=lowers, placed=_data_file(injected), layer=layer.directory
@@ -313,15 +313,6 @@ class Snapshots:
             overlays=overlays,
             interpreter=started.interpreter,
         )
-
-
-def _to_build(started: Launch, program: Program, request: RunRequest) -> builds.Wanted | None:
-    """What has to be made before `program` can start."""
-    if started.build is None:
-        return None
-    env = of_build(started.env, request.env)
-    compiler = replace(program, argv=started.build.argv, env=env, stdin=b"")
-    return builds.Wanted(program=compiler, product=started.build.product)
 
 
 def go_overlay(cache: GoCache | None, layer: Attachment) -> tuple[Overlay, ...]:
