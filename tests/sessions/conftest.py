@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,13 @@ from era.storage.base import Blobs, Records
 from era.storage.blobs.local import LocalBlobs
 from era.storage.records.sqlite import SqliteRecords
 from era.workspace.trees import Trees
+from tests import golibrary
 from tests.fakes.blobs import MemoryBlobs
 from tests.fakes.driver import ProcessDriver
 from tests.fakes.records import MemoryRecords
+from tests.languages.boxes import kept_ready
+from tests.sessions import workshop as workshops
+from tests.sessions.workshop import Workshop
 
 INSTALLER = """#!/bin/bash
 # Stands for the package installer: "installs" each package named after `--`.
@@ -294,3 +299,28 @@ def contents(directory: str) -> dict[str, tuple[int, bytes]]:
         str(path): (path.lstat().st_mode, path.read_bytes() if path.is_file() else b"")
         for path in Path(directory).rglob("*")
     }
+
+
+@pytest.fixture
+async def workshop(
+    request: pytest.FixtureRequest,
+    anyio_backend: str,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Workshop]:
+    """A room for Go, with boxes made on demand or as `workshop.both` says."""
+    found = discover(str(tmp_path / "found"))
+    ahead = getattr(request, "param", "") == "ahead"
+    warm = kept_ready(found)[:1] if ahead else ()
+    library = partial(golibrary.go_library, tmp_path_factory=tmp_path_factory)
+    async with boxed_room(
+        tmp_path / "room", workshops.LIMITS, warm=warm, go_library=library
+    ) as room:
+        yield Workshop(room)
+
+
+@pytest.fixture
+async def one(workshop: Workshop) -> Workshop:
+    """A workshop with a session."""
+    await workshop.room.create(language="go")
+    return workshop

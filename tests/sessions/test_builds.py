@@ -9,120 +9,33 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from era import layout
-from era.errors import ConflictError, UnavailableError
-from era.models import Network, NewCopy, RunRequest, RunResult, SetupStatus
-from era.runtimes import discover
+from era.errors import ConflictError
+from era.models import NewCopy, RunRequest, RunResult
 from era.sandbox.base import BoxSpec, Exit, Program
 from era.sessions import builds
-from era.sessions.settings import ProgramLimits, RunLimits, SessionLimits, SetupLimits
+from era.sessions.settings import ProgramLimits, RunLimits
 from era.storage.base import Quota
-from tests.golibrary import go_library
-from tests.languages.boxes import kept_ready
-from tests.sessions.conftest import BoxedRoom, boxed_room, contents, setup_of, until
+from tests.sessions.conftest import contents, until
+from tests.sessions.workshop import (
+    HELLO,
+    TOOL,
+    USES_LIB,
+    Workshop,
+    both,
+    compiler_was_needed,
+    lib,
+    program,
+    shows_program,
+)
 
 pytestmark = pytest.mark.anyio
-
-LIMITS = SessionLimits(setups=SetupLimits(network=Network.OFFLINE))
-
-
-def program(body: str, *imports: str, rest: str = "") -> str:
-    named = "".join(f"import {path if ' ' in path else repr(path)}\n" for path in imports)
-    named = named.replace("'", '"')
-    return f"package main\n\n{named}\n{rest}\n\nfunc main() {{ {body} }}\n"
-
-
-HELLO = program('fmt.Println("hello")', "fmt")
-USES_LIB = program("fmt.Println(lib.X)", "fmt", "session/lib")
-
-
-def lib(value: int) -> bytes:
-    return b"package lib\n\nconst X = %d\n" % value
-
-
-@dataclass
-class Workshop:
-    """A room, and what it did for Go."""
-
-    room: BoxedRoom
-
-    @property
-    def programs(self) -> str:
-        return self.room.parts.programs_dir
-
-    def kept(self) -> list[str]:
-        """Names of what is kept."""
-        found = sorted(path.parent.name for path in Path(self.programs).glob("*/size"))
-        return [name for name in found if ".tmp-" not in name]
-
-    async def run(self, code: str, session_id: str = "s", **fields: Any) -> tuple[RunResult, bool]:
-        """The result, and whether the program was compiled for it."""
-        before = len(self.room.driver.specs)
-        result = await self.room.run(code, session_id, **fields)
-        return result, _compiled(self.room.driver.specs[before:])
-
-    async def compiled(self, code: str, session_id: str = "s", **fields: Any) -> str:
-        """The output of a program that has to be compiled."""
-        return await self._out(True, code, session_id, **fields)
-
-    async def reused(self, code: str, session_id: str = "s", **fields: Any) -> str:
-        """The output of a program that is there."""
-        return await self._out(False, code, session_id, **fields)
-
-    async def _out(self, expected: bool, code: str, session_id: str, **fields: Any) -> str:
-        result, compiled = await self.run(code, session_id, **fields)
-        assert (result.stderr, result.exit_code) == ("", 0)
-        assert compiled is expected
-        assert _runs(self.room.driver.specs[-1])
-        return result.stdout
-
-
-def _compiled(specs: list[BoxSpec]) -> bool:
-    """Whether a box compiled, of those that were asked for by one run."""
-    *compilers, _ = specs
-    assert all(not spec.binds for spec in compilers)
-    assert len(compilers) <= 1
-    return bool(compilers)
-
-
-def _runs(spec: BoxSpec) -> bool:
-    """Whether a box shows a program that was made."""
-    return [bind.target for bind in spec.binds] == [layout.PROGRAM]
-
-
-both = pytest.mark.parametrize("workshop", ["on demand", "ahead"], indirect=True)
-"""With boxes made on demand, and made ahead."""
-
-
-@pytest.fixture
-async def workshop(
-    request: pytest.FixtureRequest,
-    anyio_backend: str,
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Workshop]:
-    found = discover(str(tmp_path / "found"))
-    ahead = getattr(request, "param", "") == "ahead"
-    warm = kept_ready(found)[:1] if ahead else ()
-    library = partial(go_library, tmp_path_factory=tmp_path_factory)
-    async with boxed_room(tmp_path / "room", LIMITS, warm=warm, go_library=library) as room:
-        yield Workshop(room)
-
-
-@pytest.fixture
-async def one(workshop: Workshop) -> Workshop:
-    """A workshop with a session."""
-    await workshop.room.create(language="go")
-    return workshop
-
 
 # --- once is enough -------------------------------------------------------------------------------
 
@@ -144,7 +57,7 @@ async def test_stored_code_is_the_same_program(one: Workshop) -> None:
     await one.room.sessions.put_code("s", HELLO)
     before = len(one.room.driver.specs)
     assert (await one.room.run(None)).stdout == "hello\n"
-    assert not _compiled(one.room.driver.specs[before:])
+    assert not compiler_was_needed(one.room.driver.specs[before:])
 
 
 async def test_what_a_program_leaves_does_not_make_it_another(one: Workshop) -> None:
@@ -236,223 +149,6 @@ async def test_a_program_ends_alike_compiled_and_reused(
 def _outcome(result: RunResult) -> dict[str, object]:
     names = ("exit_code", "signal", "stdout", "stderr", "timed_out", "oom_killed", "cancelled")
     return {name: getattr(result, name) for name in names}
-
-
-# --- what decides ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """Files of a session and a program; `change` turns its output from `before` into `after`."""
-
-    files: Mapping[str, str]
-    change: Mapping[str, str | None]
-    code: str = USES_LIB
-    before: str = "1\n"
-    after: str = "2\n"
-    before_env: Mapping[str, str] | None = None
-    env: Mapping[str, str] | None = None
-
-
-LIB = {"lib/l.go": "package lib\n\nconst X = 1\n"}
-ELSEWHERE = program("fmt.Println(lib.X)", "fmt", "example.com/lib")
-EMBEDS = program(
-    "fmt.Print(text)", "fmt", "_ embed", rest="//go:embed data/text.txt\nvar text string"
-)
-EMBEDS = EMBEDS.replace('"_ embed"', '_ "embed"').replace("import _ embed", 'import _ "embed"')
-ALL = EMBEDS.replace("data/text.txt\nvar text string", "data/*\nvar all embed.FS").replace(
-    "fmt.Print(text)", 'es, _ := all.ReadDir("data"); fmt.Println(len(es))'
-)
-ALL = ALL.replace('import _ "embed"', 'import "embed"')
-TAGGED = {
-    "lib/a.go": "//go:build !two\n\npackage lib\n\nconst X = 1\n",
-    "lib/b.go": "//go:build two\n\npackage lib\n\nconst X = 2\n",
-}
-REPLACES = (
-    "module mine\n\ngo 1.22\n\nrequire example.com/lib v0.0.0\n\nreplace example.com/lib => ./%s\n"
-)
-TOOL = {"GOFLAGS": "'-toolexec=/bin/bash /workspace/tool.sh'"}
-"""A program of the session that stands before every tool of the build."""
-LINKS = """
-if [[ $1 == */link && $2 != -V* ]]; then
-    exec "$1" -X "main.number=$(</workspace/number.txt)" "${@:2}"
-fi
-exec "$@"
-"""
-CASES = {
-    "a local package": Case(files=LIB, change={"lib/l.go": "package lib\n\nconst X = 2\n"}),
-    "a package of a package": Case(
-        files={
-            "lib/l.go": 'package lib\n\nimport "session/lib/deep"\n\nconst X = deep.X\n',
-            "lib/deep/d.go": "package deep\n\nconst X = 1\n",
-        },
-        change={"lib/deep/d.go": "package deep\n\nconst X = 2\n"},
-    ),
-    "a new file of a package": Case(
-        files={"lib/l.go": "package lib\n\nvar X = 1\n"},
-        change={"lib/new.go": "package lib\n\nfunc init() { X = 2 }\n"},
-    ),
-    "a file less": Case(
-        files={
-            "lib/l.go": "package lib\n\nvar X = 2\n",
-            "lib/o.go": "package lib\n\nfunc init() { X = 1 }\n",
-        },
-        change={"lib/o.go": None},
-    ),
-    "the version in go.mod": Case(
-        files={
-            "go.mod": "module mine\n\ngo 1.21\n",
-            "lib/l.go": "package lib\n\nfunc X() int { var f func() int\n"
-            "for i := 1; i < 3; i++ { if f == nil { f = func() int { return i } } }\n"
-            "return f() }\n",
-        },
-        change={"go.mod": "module mine\n\ngo 1.22\n"},
-        # Since 1.22 each round of a loop has a variable of its own (go.dev/ref/spec, For statements).
-        code=program("fmt.Println(lib.X())", "fmt", "mine/lib"),
-        before="3\n",
-        after="1\n",
-    ),
-    "a go.mod where there was none": Case(
-        files=LIB | {"more/lib/l.go": "package lib\n\nconst X = 2\n"},
-        change={
-            "go.mod": "module outer\n\ngo 1.22\n\nrequire session v0.0.0\n\nreplace session => ./more\n",
-            "more/go.mod": "module session\n\ngo 1.22\n",
-        },
-    ),
-    "which directory replaces": Case(
-        files={
-            "go.mod": REPLACES % "one",
-            "one/go.mod": "module example.com/lib\n",
-            "one/l.go": "package lib\n\nconst X = 1\n",
-            "two/go.mod": "module example.com/lib\n",
-            "two/l.go": "package lib\n\nconst X = 2\n",
-        },
-        change={"go.mod": REPLACES % "two"},
-        code=ELSEWHERE,
-    ),
-    "what replaces": Case(
-        files={
-            "go.mod": REPLACES % "one",
-            "one/go.mod": "module example.com/lib\n",
-            "one/l.go": "package lib\n\nconst X = 1\n",
-        },
-        change={"one/l.go": "package lib\n\nconst X = 2\n"},
-        code=ELSEWHERE,
-    ),
-    "what is vendored": Case(
-        files={
-            "go.mod": "module mine\n\ngo 1.22\n\nrequire example.com/lib v1.0.0\n",
-            "vendor/modules.txt": "# example.com/lib v1.0.0\n## explicit; go 1.22\nexample.com/lib\n",
-            "vendor/example.com/lib/l.go": "package lib\n\nconst X = 1\n",
-        },
-        change={"vendor/example.com/lib/l.go": "package lib\n\nconst X = 2\n"},
-        code=ELSEWHERE,
-    ),
-    "an embedded file": Case(
-        files={"data/text.txt": "1\n"}, change={"data/text.txt": "2\n"}, code=EMBEDS
-    ),
-    "one more embedded file": Case(
-        files={"data/text.txt": "1\n"}, change={"data/new": ""}, code=ALL
-    ),
-    "a tag": Case(files=TAGGED, change={}, env={"GOFLAGS": "-tags=two"}),
-    "the tags of a variable": Case(
-        files=TAGGED, change={}, before_env={"GOFLAGS": "-tags=one"}, env={"GOFLAGS": "-tags=two"}
-    ),
-    "the sort of machine": Case(
-        files={
-            "lib/a.go": "//go:build !amd64.v2\n\npackage lib\n\nconst X = 1\n",
-            "lib/b.go": "//go:build amd64.v2\n\npackage lib\n\nconst X = 2\n",
-        },
-        change={},
-        env={"GOAMD64": "v2"},
-    ),
-    "anything, where a variable has the build read it": Case(
-        files={"tool.sh": LINKS, "number.txt": "1"},
-        change={"number.txt": "2"},
-        code=program("fmt.Println(number)", "fmt", rest="var number string"),
-        before_env=TOOL,
-        env=TOOL,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-async def test_a_change_of_what_is_built_is_seen(one: Workshop, name: str) -> None:
-    case = CASES[name]
-    if name == "the sort of machine" and one.room.parts.tools.platform != "x86_64":
-        pytest.skip("that variable is for another machine")
-    before, after = dict(case.before_env or {}), dict(case.env or {})
-    for path, text in case.files.items():
-        await one.room.put(path, text.encode())
-    assert await one.compiled(case.code, env=before) == case.before
-    assert await one.reused(case.code, env=before) == case.before
-    for path, new in case.change.items():
-        if new is None:
-            await one.room.sessions.delete_file("s", path)
-        else:
-            await one.room.put(path, new.encode())
-    assert await one.compiled(case.code, env=after) == case.after
-    assert await one.reused(case.code, env=after) == case.after
-
-
-async def test_what_is_again_as_it_was_is_still_there(one: Workshop) -> None:
-    await one.room.put("lib/l.go", lib(1))
-    assert await one.compiled(USES_LIB) == "1\n"
-    await one.room.put("lib/l.go", lib(2))
-    assert await one.compiled(USES_LIB) == "2\n"
-    await one.room.put("lib/l.go", lib(1))
-    assert await one.reused(USES_LIB) == "1\n"
-
-
-async def test_a_profile_beside_the_program_counts(one: Workshop) -> None:
-    await one.compiled(HELLO)
-    await one.room.put("default.pgo", b"no profile")
-    result, compiled = await one.run(HELLO)
-    assert (compiled, result.exit_code) == (True, 1)
-    assert "default.pgo" in result.stderr
-
-
-async def test_embedded_data_is_the_runs_own(one: Workshop) -> None:
-    code = EMBEDS.replace("data/text.txt", ".session_data.json")
-    assert await one.compiled(code) == "{}"
-    assert await one.compiled(code, update_data='{"a":1}') == '{\n  "a": 1\n}'
-
-
-@both
-async def test_a_changed_layer_is_another_program(workshop: Workshop) -> None:
-    room = workshop.room
-    for number in (1, 2):
-        commands = (f"mkdir lib; printf 'package lib\\n\\nconst X = {number}\\n' >lib/l.go",)
-        if number == 1:
-            await room.create(language="go", setup=setup_of(commands=commands))
-        else:
-            await room.sessions.retry_setup("s", setup_of(commands=commands))
-        state = await room.settled()
-        assert state.status is SetupStatus.COMPLETED, state.result
-        assert await workshop.compiled(USES_LIB) == f"{number}\n"
-        assert await workshop.reused(USES_LIB) == f"{number}\n"
-
-
-async def test_another_toolchain_compiles_anew(one: Workshop) -> None:
-    await one.compiled(HELLO)
-    tools = one.room.parts.tools
-    newer = replace(tools, versions={**tools.versions, "go": f"{tools.versions['go']}.1"})
-    one.room.parts = replace(one.room.parts, tools=newer)
-    await one.room.restart()
-    await one.compiled(HELLO)
-
-
-async def test_variables_that_are_not_the_compilers_do_not_reach_it(one: Workshop) -> None:
-    await one.room.put("startup.sh", b"echo spoilt >&2; exit 3\n")
-    env = {"BASH_ENV": "/workspace/startup.sh", "PATH": "/workspace", "LD_PRELOAD": "/x.so"}
-    assert await one.compiled(HELLO, env=env) == "hello\n"
-
-
-async def test_a_build_is_offline_whatever_the_run_may_reach(one: Workshop) -> None:
-    await one.room.create("open", language="go", allow_internet=True)
-    with pytest.raises(UnavailableError):  # no way out is served in this test
-        await one.room.run(HELLO, "open")
-    assert [spec.network for spec in one.room.driver.specs] == [Network.OFFLINE, Network.INTERNET]
 
 
 # --- whose it is ----------------------------------------------------------------------------------
@@ -649,7 +345,7 @@ async def _unrun(one: Workshop, code: str, **fields: Any) -> RunResult:
     """The result of a program that is never started."""
     before = len(one.room.driver.specs)
     result = await one.room.run(code, **fields)
-    assert not any(_runs(spec) for spec in one.room.driver.specs[before:])
+    assert not any(shows_program(spec) for spec in one.room.driver.specs[before:])
     return result
 
 
@@ -680,20 +376,6 @@ async def test_a_program_cannot_change_what_is_kept(one: Workshop) -> None:
     await one.room.put("mine", b"x")
     assert await one.reused(SPOILS, args=("mine", "mine")) == "true <nil>\n" + 7 * "false\n"
     assert await one.reused(HELLO) == "hello\n"
-
-
-async def test_nothing_of_a_program_runs_where_it_is_built(one: Workshop) -> None:
-    code = program(
-        "fmt.Println(at)",
-        "fmt",
-        "os",
-        rest='var at, _ = os.Hostname()\nfunc init() { os.Mkdir("ran", 0o755) }',
-    )
-    for spec_count in (2, 1):
-        before = len(one.room.driver.specs)
-        result, _ = await one.run(code)
-        assert result.exit_code == 0
-        assert len(one.room.driver.specs) - before == spec_count
 
 
 @both
