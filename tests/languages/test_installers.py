@@ -18,7 +18,8 @@ from era.egress.broker import Broker
 from era.egress.gateway import Gateway
 from era.egress.policy import Address, EgressPolicy
 from era.languages import environment
-from era.languages.packages import LAYER_GO_CACHE, Mirrors, Step, parse_setup, steps
+from era.languages.asked import parse_setup
+from era.languages.packages import LAYER_GO_CACHE, Mirrors, Step, steps
 from era.languages.table import launch, resolve_launch
 from era.models import Network
 from era.sandbox.base import Bind, Box, BoxSpec, Exit, Overlay, Program
