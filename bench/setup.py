@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.http import Server
-from bench.machine import meter
+from bench.machine import Meter, meter
 from bench.measure import as_json
-from bench.programs import HELLO, tool_paths
+from bench.programs import HELLO, on_host, tool_paths
 from era.languages.table import Tools
 from era.runtimes import discover
 
@@ -44,7 +44,7 @@ RUNS: Final = 25
 AGE_SECONDS: Final = 8
 """How long a finished setup serves identical ones at this server."""
 _POLL_SECONDS: Final = 0.002
-_SETTLE_SECONDS: Final = 120.0
+_SETTLE_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +126,7 @@ class Bare:
         self._folder = folder
         self._tools: Tools = runtimes.tools
         self._paths: Mapping[str, str] = tool_paths(runtimes)
+        self._go_tool = on_host(runtimes, runtimes.tools.go)
         self._library = ""
 
     def install(self, case: Case) -> float:
@@ -159,7 +160,7 @@ class Bare:
         }
         shutil.copytree(self._go_library(env), f"{place}/cache")
         Path(f"{place}/go.mod").write_text("module bare\n\ngo 1.22\n")
-        go = self._paths["go"]
+        go = self._go_tool
         named = [f"{package.partition('@')[0]}/..." for package in case.packages]
         seconds = self._timed((go, "get", *case.packages), env, place)
         return seconds + self._timed((go, "build", "-buildvcs=false", *named), env, place)
@@ -168,7 +169,7 @@ class Bare:
         if not self._library:
             self._library = os.path.join(self._folder, "library")
             self._timed(
-                (self._paths["go"], "build", "std"),
+                (self._go_tool, "build", "std"),
                 {**env, "GOCACHE": self._library},
                 self._folder,
             )
@@ -260,15 +261,15 @@ def serving(folder: str) -> Iterator[Client]:
         server.stop()
 
 
-def measure(case: Case, rounds: int, bare: Bare, client: Client) -> Measured:
+def measure(case: Case, rounds: int, bare: Bare, client: Client, clock: Meter) -> Measured:
     """All of one case."""
     measured = Measured(name=case.name)
     for number in range(rounds):
         if number:
             time.sleep(AGE_SECONDS)
-        _settle()
+        _settle(clock)
         measured.bare.append(bare.install(case))
-        _settle()
+        _settle(clock)
         session, seconds = client.set_up(case, cached=False)
         measured.cold.append(seconds)
         measured.again += [client.set_up(case, cached=True)[1] for _ in range(3)]
@@ -276,7 +277,7 @@ def measure(case: Case, rounds: int, bare: Bare, client: Client) -> Measured:
     with_plain = client.ask("GET", "/api/sessions?limit=100")["sessions"]
     if plain not in [one["id"] for one in with_plain]:
         client.ask("POST", "/api/sessions", {"id": plain, "language": case.language})
-    _settle()
+    _settle(clock)
     for _ in range(RUNS):
         # With a pause for the next box to be made: what is measured is the run, not the refill.
         for where, found in ((plain, measured.plain), (session, measured.layered)):
@@ -285,16 +286,15 @@ def measure(case: Case, rounds: int, bare: Bare, client: Client) -> Measured:
     return measured
 
 
-def _settle() -> None:
-    """Wait until nothing is under way, and what goes on in the background has ended."""
+def _settle(clock: Meter) -> None:
+    """Wait until what goes on behind the server's answers has ended."""
     deadline = time.monotonic() + _SETTLE_SECONDS
-    with meter() as clock:
-        while time.monotonic() < deadline:
-            before = clock.read()
-            time.sleep(1)
-            after = clock.read()
-            if (after.total - before.total) / (after.at - before.at) < 0.1:
-                return
+    while time.monotonic() < deadline:
+        before = clock.read()
+        time.sleep(0.3)
+        after = clock.read()
+        if after.own - before.own < 0.05 * (after.at - before.at):
+            return
 
 
 def as_text(found: Sequence[Measured]) -> str:
@@ -324,13 +324,13 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE", help="also keep the results there")
     asked = parser.parse_args()
     chosen = [case for case in CASES if not asked.cases or case.name in asked.cases]
-    with tempfile.TemporaryDirectory(prefix="era-bench-") as folder:
+    with meter() as clock, tempfile.TemporaryDirectory(prefix="era-bench-") as folder:
         os.mkdir(f"{folder}/look")
         bare = Bare(folder)
         with serving(folder) as client:
             found = []
             for case in chosen:
-                found.append(measure(case, asked.rounds, bare, client))
+                found.append(measure(case, asked.rounds, bare, client, clock))
                 print(as_json(found[-1]), file=sys.stderr, flush=True)
     print(as_text(found))
     if asked.json:

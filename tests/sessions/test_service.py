@@ -11,6 +11,7 @@ import pytest
 
 from era.errors import ConflictError, InputError, NotFoundError, TooLargeError, UnavailableError
 from era.models import NewCopy, NewSession, SessionPatch
+from era.sessions.layers import ARCHIVE
 from era.storage.base import Quota
 from tests.sessions.conftest import World, chunks, setup_of, until
 

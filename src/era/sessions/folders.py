@@ -44,3 +44,14 @@ def remove(root: str, name: str) -> None:
             beneath.remove_tree(fd, gone)
     finally:
         os.close(fd)
+
+
+def move_out(directory: str, name: str, root: str) -> str | None:
+    """Move an entry of `directory` into `root`, under a name that `clean` knows, to be removed later;
+    that name, or None when there is no such entry."""
+    gone = unfinished(name)
+    try:
+        os.rename(os.path.join(directory, name), os.path.join(root, gone))
+    except FileNotFoundError:
+        return None
+    return gone

@@ -198,7 +198,7 @@ class Installer:
             await settled(asyncio.to_thread(_keep_only, draft, LAYER_CACHE))
             reporter.again()
             return False
-        await settled(asyncio.to_thread(folders.remove, draft, LAYER_CACHE))
+        self.layers.drop(draft, LAYER_CACHE)
         if await settled(asyncio.to_thread(size_of, draft)) > work.layer_bytes:
             raise _too_large(work)
         return True

@@ -71,6 +71,7 @@ class Layers:
         self._pins: dict[str, int] = {}
         self._archiving: dict[str, asyncio.Task[None]] = {}
         self._compiling: dict[str, asyncio.Task[None]] = {}
+        self._removals: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
         """Archives and compilations are made one after the other: runs go before."""
 
@@ -96,13 +97,13 @@ class Layers:
         tasks = (*self._archiving.values(), *self._compiling.values())
         for task in tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if tasks or self._removals:
+            await asyncio.wait((*tasks, *self._removals))
 
     @property
     def busy(self) -> bool:
         """Whether something is done in the background."""
-        return bool(self._archiving or self._compiling)
+        return bool(self._archiving or self._compiling or self._removals)
 
     @contextmanager
     def pinned(self, key: str) -> Iterator[None]:
@@ -190,6 +191,14 @@ class Layers:
             if writable:
                 given(directory, box)
             yield box
+
+    def drop(self, draft: str, name: str) -> None:
+        """Remove an entry of a draft; it is gone at once, its room in a while."""
+        gone = folders.move_out(draft, name, self._root)
+        if gone is not None:
+            task = asyncio.create_task(self._remove(gone))
+            self._removals.add(task)
+            task.add_done_callback(self._removals.discard)
 
     async def keep(self, draft: str, key: str) -> LayerRecord:
         """Make the draft the layer `key`; if there is one already, that stays."""
