@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from era.assemble import parts as arguments
-from era.assemble import registries
+from era.assemble import registries, stores
 from era.assemble.statedir import StartError, StateDir
 from era.config import Settings
 from era.egress.broker import Broker
@@ -26,8 +26,6 @@ from era.sessions.caches import GoCache
 from era.sessions.parts import Parts
 from era.sessions.seal import Seal
 from era.sessions.service import Sessions
-from era.storage.blobs.local import LocalBlobs
-from era.storage.records.sqlite import SqliteRecords
 from era.workspace.trees import Trees
 
 __all__ = ["Service", "StartError", "StateDir", "build", "open_driver", "self_test"]
@@ -169,10 +167,10 @@ async def _sessions(
     go_cache: GoCache,
     stack: AsyncExitStack,
 ) -> Sessions:
-    """The sessions room on the stores of the state directory."""
-    records = await asyncio.to_thread(SqliteRecords, state.of("era.db"))
+    """The sessions room on the stores that the settings name."""
+    records = await stores.open_records(settings, state)
     stack.push_async_callback(records.close)
-    blobs = await asyncio.to_thread(LocalBlobs, state.of("blobs"))
+    blobs = await stores.open_blobs(settings, state, records)
     stack.push_async_callback(blobs.close)
     parts = Parts(
         records=records,

@@ -4,6 +4,7 @@ lock        held while a server runs
 era.db      records
 secret.key  key for secrets at rest
 blobs/      bytes of files and layers, by hash
+cache/      those of an object store that were used lately, instead of blobs/
 trees/      sessions' files as directories, a cache
 layers/     setup layers as directories, a cache
 deno/       modules that deno programs import, a cache

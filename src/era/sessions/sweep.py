@@ -102,6 +102,7 @@ class Sweeper:
                 await self._delete_unreferenced(batch)
                 batch = []
         await self._delete_unreferenced(batch)
+        await self._parts.blobs.tidy(self._grace_seconds)
 
     async def _delete_unreferenced(self, blobs: list[str]) -> None:
         if blobs:

@@ -25,10 +25,12 @@ from era.storage.base import (
     Committed,
     LayerRecord,
     ManifestDiff,
+    Place,
     Quota,
     RunCommit,
     SetupJob,
 )
+from era.storage.records.units import blobs as index
 from era.storage.records.units import code as stored_code
 from era.storage.records.units import commits, files, sessions, setups
 
@@ -41,7 +43,7 @@ Unit = Callable[Concatenate[Connection, P], R]
 
 
 class DatabaseRecords(ABC):
-    """`Records` over a database.  Methods keep the promises of `era.storage.base.Records`."""
+    """`Records` and `BlobIndex` over a database: methods keep the promises made there."""
 
     @abstractmethod
     async def _read(self, unit: Unit[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -50,6 +52,12 @@ class DatabaseRecords(ABC):
     @abstractmethod
     async def _write(self, unit: Unit[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run `unit` in a transaction; when this returns its effects are durable."""
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+    @abstractmethod
+    async def check(self) -> None: ...
 
     # -- sessions --
 
@@ -173,3 +181,54 @@ class DatabaseRecords(ABC):
 
     async def delete_layer(self, key: str) -> LayerRecord | None:
         return await self._write(setups.delete_layer, key)
+
+    # -- the index of blobs --
+
+    async def announce(self, objects: Sequence[str], now_ms: int | None = None) -> None:
+        if objects:
+            await self._write(index.announce, tuple(objects), now_ms)
+
+    async def fill(self, places: Sequence[Place], now_ms: int | None = None) -> None:
+        if places:
+            await self._write(index.fill, tuple(places), now_ms)
+
+    async def places(
+        self, blobs: Sequence[str], *, renew: bool = False, now_ms: int | None = None
+    ) -> tuple[Place, ...]:
+        if not blobs:
+            return ()
+        run = self._write if renew else self._read
+        return await run(index.find, tuple(blobs), renew, now_ms)
+
+    async def aged(
+        self, age_seconds: float, after: str, limit: int, now_ms: int | None = None
+    ) -> tuple[str, ...]:
+        return await self._read(index.aged, int(age_seconds * 1000), after, limit, now_ms)
+
+    async def drop(self, blob: str, age_seconds: float, now_ms: int | None = None) -> bool:
+        return await self._write(index.drop, blob, int(age_seconds * 1000), now_ms)
+
+    async def abandon(
+        self, emptied_seconds: float, unfilled_seconds: float, now_ms: int | None = None
+    ) -> tuple[str, ...]:
+        return await self._write(
+            index.abandon, int(emptied_seconds * 1000), int(unfilled_seconds * 1000), now_ms
+        )
+
+    async def removed(self, objects: Sequence[str]) -> None:
+        if objects:
+            await self._write(index.removed, tuple(objects))
+
+    # -- the database itself --
+
+    async def fact(self, name: str, value: str) -> str:
+        """What the database says about itself under `name`; `value` when it said nothing yet."""
+        return await self._write(index.fact, name, value)
+
+    async def known_fact(self, name: str) -> str | None:
+        """What the database says about itself under `name`, None for nothing."""
+        return await self._read(index.known_fact, name)
+
+    async def holds_files(self) -> bool:
+        """Whether anything refers to stored bytes."""
+        return await self._read(index.holds_files)

@@ -2,9 +2,9 @@
 
 Parameters: `of` is a session's uid and `at` a path (names that are no columns: in an UPDATE a
 parameter named like a column would set it).  A list of values travels as one JSON array (`listed`),
-so the text of a statement does not depend on how many there are.  Reads that precede a write in the
-same unit lock the session's row where the database has row locks (SQLite ignores that: its writers
-are alone anyway).
+so the text of a statement does not depend on how many there are.  Where the database has row locks a
+unit that changes a session executes `lock_by_*` first and reads in a statement after it, which sees
+what the one before it in the line has committed; SQLite's writers are alone anyway.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     ColumnElement,
+    Connection,
     Select,
     TableValuedAlias,
     Text,
@@ -28,6 +29,7 @@ from sqlalchemy import (
     literal,
     literal_column,
     null,
+    or_,
     select,
     update,
 )
@@ -35,7 +37,16 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
-from era.storage.records.tables import codes, entries, layers, sessions, setups
+from era.storage.records.tables import (
+    blobs,
+    codes,
+    entries,
+    facts,
+    layers,
+    objects,
+    sessions,
+    setups,
+)
 
 EVERYTHING: Final = 2**62
 """A LIMIT that limits nothing; leaves room for one more."""
@@ -52,6 +63,28 @@ class _JsonElements(GenericFunction[str]):
 def _json_elements_postgresql(element: _JsonElements, compiler: SQLCompiler, **kw: Any) -> str:
     inner = compiler.process(element.clauses.clauses[0], **kw)
     return f"json_array_elements_text(CAST({inner} AS json))"
+
+
+class db_now_ms(GenericFunction[int]):  # noqa: N801 - as SQL writes it
+    """Unix milliseconds by the database's clock, as of now and not of the transaction's start."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(db_now_ms, "postgresql")
+def _now_postgresql(element: db_now_ms, compiler: SQLCompiler, **kw: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
+
+
+@compiles(db_now_ms, "sqlite")
+def _now_sqlite(element: db_now_ms, compiler: SQLCompiler, **kw: Any) -> str:
+    return "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+
+
+def has_row_locks(connection: Connection) -> bool:
+    """Whether writers run side by side, so that rows have to be locked."""
+    return connection.dialect.name != "sqlite"
 
 
 def listed(name: str, alias: str = "listed") -> TableValuedAlias:
@@ -95,10 +128,6 @@ _uid_is: Final = sessions.c.uid == _param("of")
 _id_range: Final = and_(sessions.c.id >= _param("low"), sessions.c.id < _param("high"))
 
 
-def _locked(query: Select[Any]) -> Select[Any]:
-    return query.with_for_update(of=sessions)
-
-
 def _page(query: Select[Any]) -> Select[Any]:
     return (
         query.where(sessions.c.uid > _param("after"))
@@ -109,8 +138,9 @@ def _page(query: Select[Any]) -> Select[Any]:
 
 session_by_id: Final = _full.where(_id_is)
 session_by_uid: Final = _full.where(_uid_is)
-lock_by_id: Final = _locked(session_by_id)
-lock_by_uid: Final = _locked(session_by_uid)
+_lock: Final = select(sessions.c.uid).with_for_update()
+lock_by_id: Final = _lock.where(_id_is)
+lock_by_uid: Final = _lock.where(_uid_is)
 uid_by_id: Final = select(sessions.c.uid, sessions.c.file_count, sessions.c.total_size_bytes).where(
     _id_is
 )
@@ -314,6 +344,9 @@ layer_by_key: Final = select(layers).where(_layer_is)
 insert_layer: Final = insert(layers)
 layer_keys: Final = select(layers.c.key)
 layer_keys_used: Final = select(layers.c.key).where(_used)
+# A setup that takes a layer holds it; whoever removes it first waits, then looks for its users.
+hold_layer: Final = select(layers.c.key).where(_layer_is).with_for_update(read=True)
+lock_layer: Final = select(layers.c.key).where(_layer_is).with_for_update()
 unused_layer: Final = layer_by_key.where(~_used)
 delete_layer: Final = delete(layers).where(_layer_is)
 
@@ -321,6 +354,67 @@ _asked: Final = listed("blobs", "asked")
 unreferenced: Final = select(_asked.c.value).where(
     ~exists().where(entries.c.blob == _asked.c.value).correlate(_asked),
     ~exists().where(layers.c.blob == _asked.c.value).correlate(_asked),
+)
+
+# --- blobs in an object store ---------------------------------------------------------------------
+
+_now: Final = func.coalesce(cast(_param("now_ms"), BigInteger), db_now_ms())
+_cutoff: Final = _now - cast(_param("age_ms"), BigInteger)
+_place: Final = (blobs.c.blob, blobs.c.object, blobs.c.offset, blobs.c.size)
+_asked_blobs: Final = _among(blobs.c.blob, "blobs")
+_object_is: Final = objects.c.name == _param("of")
+insert_object: Final = insert(objects).values(
+    name=_param("name"), announced_at_ms=_now, filled=0, live=0, abandoned=False
+)
+fill_object: Final = (
+    update(objects)
+    .where(_object_is, ~objects.c.abandoned)
+    .values(filled=_param("count"), live=_param("count"))
+)
+empty_object: Final = update(objects).where(_object_is).values(live=objects.c.live - 1)
+places: Final = select(*_place).where(_asked_blobs)
+renew_blobs: Final = update(blobs).where(_asked_blobs).values(stored_at_ms=_now).returning(*_place)
+insert_blob: Final = insert(blobs).values(
+    blob=_param("blob"),
+    object=_param("object"),
+    offset=_param("offset"),
+    size=_param("size"),
+    stored_at_ms=_now,
+)
+aged_blobs: Final = (
+    select(blobs.c.blob)
+    .where(blobs.c.blob > _param("after"), blobs.c.stored_at_ms <= _cutoff)
+    .order_by(blobs.c.blob)
+    .limit(_param("limit"))
+)
+drop_blob: Final = (
+    delete(blobs)
+    .where(blobs.c.blob == _param("at"), blobs.c.stored_at_ms <= _cutoff)
+    .returning(blobs.c.object)
+)
+blob_known: Final = select(blobs.c.blob).where(blobs.c.blob == _param("at"))
+_unfilled_cutoff: Final = _now - cast(_param("unfilled_ms"), BigInteger)
+# The row alone decides, so a writer that has filled the object meanwhile is seen.
+abandon_objects: Final = (
+    update(objects)
+    .where(
+        objects.c.live == literal_column("0"),
+        or_(
+            and_(objects.c.filled > 0, objects.c.announced_at_ms <= _cutoff),
+            and_(objects.c.filled == 0, objects.c.announced_at_ms <= _unfilled_cutoff),
+        ),
+    )
+    .values(abandoned=True)
+    .returning(objects.c.name)
+)
+forget_objects: Final = delete(objects).where(
+    objects.c.abandoned, _among(objects.c.name, "objects")
+)
+
+fact: Final = select(facts.c.value).where(facts.c.name == _param("name"))
+insert_fact: Final = insert(facts)
+holds_files: Final = select(
+    or_(exists().where(entries.c.blob != null()), exists(select(layers.c.key)))
 )
 
 # --- the store itself ---------------------------------------------------------------------------

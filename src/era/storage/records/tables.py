@@ -174,3 +174,42 @@ layers: Final = Table(
     Column("created_at_ms", BigInteger, nullable=False),
     Column("result", Text, nullable=False),
 )
+
+# --- where blobs are in an object store; empty when they are in a directory ------------------------
+
+objects: Final = Table(
+    "objects",
+    metadata,
+    Column("name", BYTEWISE, primary_key=True),
+    Column("announced_at_ms", BigInteger, nullable=False),
+    # How many blobs were put into it, and are in it still.
+    Column("filled", BigInteger, nullable=False),
+    Column("live", BigInteger, nullable=False),
+    Column("abandoned", Boolean, nullable=False),
+)
+
+Index(
+    "ix_objects_dead",
+    objects.c.announced_at_ms,
+    sqlite_where=text("live = 0"),
+    postgresql_where=text("live = 0"),
+)
+
+blobs: Final = Table(
+    "blobs",
+    metadata,
+    # In byte order, as a sweep walks them.
+    Column("blob", BYTEWISE, primary_key=True),
+    Column("object", BYTEWISE, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("stored_at_ms", BigInteger, nullable=False),
+)
+
+facts: Final = Table(
+    "facts",
+    metadata,
+    # What is true of this database: who it belongs together with.
+    Column("name", BYTEWISE, primary_key=True),
+    Column("value", Text, nullable=False),
+)

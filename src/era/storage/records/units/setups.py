@@ -47,6 +47,8 @@ def finish(
 ) -> SetupState:
     """See `Records.finish_setup`."""
     lock_uid(connection, uid)
+    if layer is not None and sql.has_row_locks(connection):
+        connection.execute(sql.hold_layer, {"key": layer}).all()
     connection.execute(
         sql.finish_setup,
         {"of": uid, "status": status.value, "result": result, "layer": layer},
@@ -103,6 +105,8 @@ def layer_keys(connection: Connection, used: bool) -> frozenset[str]:
 
 def delete_layer(connection: Connection, key: str) -> LayerRecord | None:
     """See `Records.delete_layer`."""
+    if sql.has_row_locks(connection):
+        connection.execute(sql.lock_layer, {"key": key}).all()
     row = connection.execute(sql.unused_layer, {"key": key}).mappings().first()
     if row is None:
         return None
