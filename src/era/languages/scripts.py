@@ -155,6 +155,8 @@ for what need not be kept; then for `get` the modules.  Runs in the directory of
 COMPILE_PYTHON: Final = r"""
 python=$1 layer=$2 into=$3
 cd "$layer" || exit
+# Python compares whole seconds: whoever changes a module from now on gives it another time.
+sleep 1
 : >/tmp/mark
 # What does not compile fails, or not, in the program that imports it.
 "$python" -I -m compileall -q python >/tmp/log 2>&1
