@@ -23,9 +23,7 @@ class Row:
 
     def holder(self, uid: int) -> Holder:
         now = self.activity
-        return Holder(
-            uid=uid, address=self.node.address, running=now.running, queued=now.queued
-        )
+        return Holder(uid=uid, address=self.node.address, running=now.running, queued=now.queued)
 
     def release(self) -> None:
         self.until = 0.0

@@ -177,6 +177,10 @@ class MemoryRecords(MemoryLeases):
             raise invalid_field("cursor", "a next_cursor of this list")
         return key.removeprefix(kind)
 
+    async def existing(self, uids: Sequence[int]) -> frozenset[int]:
+        await asyncio.sleep(0)
+        return frozenset(uids) & await self.uids()
+
     async def patch(self, session_id: str, patch: SessionPatch, now_ms: int) -> SessionRecord:
         kept = await self._find(session_id)
         fields = ("default_timeout_seconds", "allow_internet", "allow_public", "metadata", "data")
@@ -426,9 +430,11 @@ class MemoryRecords(MemoryLeases):
             )
         return None
 
-    async def renew_setups(self, owner: str, ttl_seconds: float) -> frozenset[int]:
+    async def renew_setups(
+        self, owner: str, uids: Sequence[int], ttl_seconds: float
+    ) -> frozenset[int]:
         await asyncio.sleep(0)
-        running = {kept.record.uid for kept in self._with(SetupStatus.RUNNING)}
+        running = {kept.record.uid for kept in self._with(SetupStatus.RUNNING)} & set(uids)
         mine = {uid for uid in running if self._claims[uid].owner == owner}
         for uid in mine:
             self._claims[uid].until = time.time() + ttl_seconds
@@ -474,7 +480,7 @@ class MemoryRecords(MemoryLeases):
             if not running or self._claims[uid].epoch != epoch:
                 raise ConflictError("setup_pending", details="another node does it now")
             if layer is not None and layer not in self._layers:
-                raise ConflictError("setup_pending", details="its layer was removed meanwhile")
+                raise NotFoundError("not_found", "the layer was removed meanwhile")
         if kept.record.setup is None:
             raise NotFoundError("not_found")
         kept.spec = None

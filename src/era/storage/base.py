@@ -148,6 +148,9 @@ class Records(Protocol):
             InputError: `invalid_field` for a cursor that this store did not give.
         """
 
+    async def existing(self, uids: Sequence[int]) -> frozenset[int]:
+        """Those of `uids` whose sessions are there."""
+
     async def patch(self, session_id: str, patch: SessionPatch, now_ms: int) -> SessionRecord:
         """Change settings; raises NotFoundError."""
 
@@ -262,8 +265,10 @@ class Records(Protocol):
         """Take the oldest pending setup: it is `running` afterwards and its attempts count one more.
         It is the node `owner`'s for `ttl_seconds`, and longer when renewed; None: for ever."""
 
-    async def renew_setups(self, owner: str, ttl_seconds: float) -> frozenset[int]:
-        """Keep the running setups of `owner` for that long from now; their sessions' uids."""
+    async def renew_setups(
+        self, owner: str, uids: Sequence[int], ttl_seconds: float
+    ) -> frozenset[int]:
+        """Keep these running setups for that long from now; those that are `owner`'s still."""
 
     async def reset_running_setups(
         self, max_attempts: int, result: JsonText, owner: str | None = ""
@@ -286,8 +291,9 @@ class Records(Protocol):
         """End a setup and erase its sealed specification.  `layer` None keeps the old layer.
 
         Raises:
-            ConflictError: `setup_pending`, with an `epoch`, when its claim is no longer that one, or
-                the layer is gone; nothing changes.
+            ConflictError: `setup_pending`, with an `epoch`, when its claim is no longer that one;
+                nothing changes.
+            NotFoundError: `not_found`, with an `epoch`, when the layer is gone; nothing changes.
         """
 
     async def restart_setup(

@@ -25,9 +25,7 @@ class Shared(Records, LeaseStore, Protocol):
 
 
 def commit_of(lease: Lease, data: str, epoch: int | None) -> RunCommit:
-    return RunCommit(
-        uid=lease.uid, snapshot_revision=0, finished_at_ms=9, data=data, epoch=epoch
-    )
+    return RunCommit(uid=lease.uid, snapshot_revision=0, finished_at_ms=9, data=data, epoch=epoch)
 
 
 async def lease(records: Shared, node: Node, ttl: float = LONG, name: str = "s") -> Lease:
@@ -92,6 +90,13 @@ async def test_a_deleted_session_is_not_taken_for_one_that_was_taken_over(record
     assert (await lease(records, B)) == Lease(uid=again.uid, epoch=1)
     with refuses("session_not_found"):
         await records.commit_run(commit_of(mine, "[1]", mine.epoch), FREE)
+
+
+async def test_which_sessions_there_are(records: Records) -> None:
+    kept, gone = await make(records, "kept"), await make(records, "gone")
+    await records.delete("gone")
+    assert await records.existing([kept.uid, gone.uid, 999]) == {kept.uid}
+    assert await records.existing([]) == frozenset()
 
 
 async def test_renewing_keeps_what_was_not_lost(records: Shared) -> None:
@@ -159,8 +164,9 @@ async def test_a_setup_of_a_dead_node_is_taken_up_and_one_of_a_live_node_is_not(
     assert await records.reset_running_setups(3, FAILED, None) == 1
     assert await status(records, "live") is SetupStatus.RUNNING
     assert await status(records, "dead") is SetupStatus.PENDING
-    assert await records.renew_setups("a/1", LONG) == {live}
-    assert await records.renew_setups("b/1", LONG) == frozenset()
+    assert await records.renew_setups("a/1", [live, dead], LONG) == {live}
+    assert await records.renew_setups("a/1", [], LONG) == frozenset()
+    assert await records.renew_setups("b/1", [live, dead], LONG) == frozenset()
     again = await records.claim_setup("a/1", LONG)
     assert again is not None
     assert (again.uid, again.attempts, again.epoch) == (dead, 2, 2)
@@ -179,7 +185,7 @@ async def test_a_late_node_does_not_finish_the_setup_of_another(records: Records
     assert now is not None
     with pytest.raises(ConflictError):
         await records.finish_setup(uid, SetupStatus.COMPLETED, "{}", None, late.epoch)
-    with pytest.raises(ConflictError):
+    with refuses("not_found"):
         await records.finish_setup(uid, SetupStatus.COMPLETED, "{}", "no such layer", now.epoch)
     assert await status(records, "s") is SetupStatus.RUNNING
     await records.finish_setup(uid, SetupStatus.COMPLETED, "{}", None, now.epoch)

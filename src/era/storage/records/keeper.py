@@ -75,6 +75,9 @@ class DatabaseRecords(ABC):
     ) -> Page[SessionRecord]:
         return await self._read(sessions.page, prefix, limit, cursor)
 
+    async def existing(self, uids: Sequence[int]) -> frozenset[int]:
+        return await self._read(sessions.existing, tuple(uids)) if uids else frozenset()
+
     async def patch(self, session_id: str, patch: SessionPatch, now_ms: int) -> SessionRecord:
         return await self._write(sessions.patch, session_id, patch, now_ms)
 
@@ -158,8 +161,12 @@ class DatabaseRecords(ABC):
         ttl_ms = None if ttl_seconds is None else int(ttl_seconds * 1000)
         return await self._write(setups.claim, owner, ttl_ms)
 
-    async def renew_setups(self, owner: str, ttl_seconds: float) -> frozenset[int]:
-        return await self._write(setups.renew, owner, int(ttl_seconds * 1000))
+    async def renew_setups(
+        self, owner: str, uids: Sequence[int], ttl_seconds: float
+    ) -> frozenset[int]:
+        if not uids:
+            return frozenset()
+        return await self._write(setups.renew, owner, tuple(uids), int(ttl_seconds * 1000))
 
     async def reset_running_setups(
         self, max_attempts: int, result: JsonText, owner: str | None = ""

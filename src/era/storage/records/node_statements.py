@@ -86,9 +86,7 @@ _others: Final = select(*_holder).where(
 holders_of: Final = _others.where(
     leases.c.uid == select(sessions.c.uid).where(sessions.c.id == param("id")).scalar_subquery()
 )
-holders: Final = _others.where(
-    or_(leases.c.running, leases.c.queued > literal_column("0"))
-)
+holders: Final = _others.where(or_(leases.c.running, leases.c.queued > literal_column("0")))
 # Held until the commit, so that nobody takes the lease between this look and that.
 fence: Final = select(leases.c.epoch).where(leases.c.uid == param("of")).with_for_update(read=True)
 
@@ -143,9 +141,7 @@ abandon_objects: Final = (
     .values(abandoned=True)
     .returning(objects.c.name)
 )
-forget_objects: Final = delete(objects).where(
-    objects.c.abandoned, among(objects.c.name, "objects")
-)
+forget_objects: Final = delete(objects).where(objects.c.abandoned, among(objects.c.name, "objects"))
 
 fact: Final = select(facts.c.value).where(facts.c.name == param("name"))
 insert_fact: Final = insert(facts)

@@ -113,9 +113,7 @@ _id_range: Final = and_(sessions.c.id >= param("low"), sessions.c.id < param("hi
 
 def _page(query: Select[Any]) -> Select[Any]:
     return (
-        query.where(sessions.c.uid > param("after"))
-        .order_by(sessions.c.uid)
-        .limit(param("limit"))
+        query.where(sessions.c.uid > param("after")).order_by(sessions.c.uid).limit(param("limit"))
     )
 
 
@@ -136,6 +134,7 @@ session_page_of: Final = (
 )
 session_total: Final = select(func.count()).select_from(sessions)
 session_total_of: Final = session_total.where(_id_range)
+existing_sessions: Final = select(sessions.c.uid).where(among(sessions.c.uid, "uids"))
 insert_session: Final = insert(sessions).returning(sessions.c.uid)
 delete_session: Final = delete(sessions).where(_uid_is)
 delete_sessions: Final = delete(sessions).where(among(sessions.c.uid, "uids"))
@@ -300,9 +299,7 @@ start_setup: Final = (
     .returning(setups.c.epoch)
 )
 _running: Final = setups.c.status == "running"
-progress_setup: Final = (
-    update(setups).where(_setup_is, _running).values(progress=param("progress"))
-)
+progress_setup: Final = update(setups).where(_setup_is, _running).values(progress=param("progress"))
 _over: Final = {"spec": null(), "progress": null(), "result": param("result")}
 finish_setup: Final = (
     update(setups)
@@ -325,7 +322,11 @@ give_up_setups: Final = (
 resume_setups: Final = update(setups).where(_orphaned).values(status="pending", progress=null())
 renew_setups: Final = (
     update(setups)
-    .where(setups.c.status == literal_column("'running'"), setups.c.owner == param("of_node"))
+    .where(
+        setups.c.status == literal_column("'running'"),
+        setups.c.owner == param("of_node"),
+        among(setups.c.uid, "uids"),
+    )
     .values(until_ms=db_now_ms() + cast(param("ttl_ms"), BigInteger))
     .returning(setups.c.uid)
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from sqlalchemy import Connection
 
 from era.errors import ConflictError, NotFoundError
@@ -31,9 +33,9 @@ def claim(connection: Connection, owner: str, ttl_ms: int | None) -> SetupJob | 
     )
 
 
-def renew(connection: Connection, owner: str, ttl_ms: int) -> frozenset[int]:
+def renew(connection: Connection, owner: str, uids: tuple[int, ...], ttl_ms: int) -> frozenset[int]:
     """See `Records.renew_setups`."""
-    asked = {"of_node": owner, "ttl_ms": ttl_ms}
+    asked = {"of_node": owner, "uids": json.dumps(list(uids)), "ttl_ms": ttl_ms}
     return frozenset(connection.execute(sql.renew_setups, asked).scalars())
 
 
@@ -71,7 +73,7 @@ def finish(
         if now is None or (now[0], now[1]) != (SetupStatus.RUNNING.value, epoch):
             raise ConflictError("setup_pending", details="another node does it now")
         if layer is not None and not _hold_layer(connection, layer):
-            raise ConflictError("setup_pending", details="its layer was removed meanwhile")
+            raise NotFoundError("not_found", "the layer was removed meanwhile")
     connection.execute(
         sql.finish_setup,
         {"of": uid, "status": status.value, "result": result, "layer": layer},

@@ -34,9 +34,7 @@ def upgrade() -> None:
     _index_where("ix_leases_held", "leases", "until_ms > 0")
     op.add_column("setups", sa.Column("owner", BYTEWISE, nullable=True))
     op.add_column("setups", sa.Column("until_ms", sa.BigInteger(), nullable=True))
-    op.add_column(
-        "setups", sa.Column("epoch", sa.BigInteger(), nullable=False, server_default="0")
-    )
+    op.add_column("setups", sa.Column("epoch", sa.BigInteger(), nullable=False, server_default="0"))
     _index_where("ix_setups_running", "setups", "status = 'running'")
 
 
