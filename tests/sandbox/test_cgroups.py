@@ -18,6 +18,8 @@ from era.sandbox.namespaces.cgroups.none import NoCgroups
 from era.sandbox.namespaces.cgroups.v1 import CgroupsV1, remove_service
 from era.sandbox.namespaces.cgroups.v2 import CgroupsV2, GroupV2
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make groups here")
+
 
 def tree(directory: str, files: dict[str, str]) -> str:
     os.makedirs(directory, exist_ok=True)
@@ -86,6 +88,7 @@ def test_v2_reads_usage(tmp_path_factory: pytest.TempPathFactory) -> None:
     assert (reading.cpu_ns, reading.peak_memory_bytes, reading.oom_kills) == (1_234_000, 4096, 2)
 
 
+@needs_root
 def test_v1_groups_come_and_go() -> None:
     parents = detect.find_v1()
     assert parents is not None, "this test needs the cgroup v1 hierarchies of a root service"
@@ -103,6 +106,7 @@ def test_v1_groups_come_and_go() -> None:
         cgroups.close()
 
 
+@needs_root
 def test_groups_of_a_dead_service_are_swept() -> None:
     parents = detect.find_v1()
     assert parents is not None, "this test needs the cgroup v1 hierarchies of a root service"
