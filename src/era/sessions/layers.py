@@ -34,6 +34,9 @@ BYTECODE: Final = ".bytecode"
 ARCHIVE: Final = ".archive"
 """End of the key under which the archive of a layer is recorded, once it is stored."""
 _COMPILE_SECONDS: Final = 600.0
+_ARCHIVING_MS: Final = 60_000
+"""Whoever looks for the archive of a layer that was made longer ago looks in vain."""
+_LOOK_SECONDS: Final = 0.2
 _CLOSE_SECONDS: Final = 10.0
 """A server that stops lets archives that are under way be finished for so long."""
 
@@ -79,13 +82,13 @@ class Layers:
         """Remove what an interrupted making left; after a reboot of the machine, everything, since
         directories are never flushed to the disk.  Go on with what was left to do."""
         await asyncio.to_thread(folders.clean, self._root)
-        names = await asyncio.to_thread(os.listdir, self._root)
-        for name in names:
-            key = name.removesuffix(BYTECODE)
-            if key != name and key not in names:
-                await self._remove(name)
         known = await self._parts.records.layer_keys(used=False)
-        for key in sorted(known.intersection(names)):
+        names = set(await asyncio.to_thread(os.listdir, self._root))
+        there = known & names
+        for name in names - there:
+            if name.removesuffix(BYTECODE) not in there and not name.startswith(folders.BOOT):
+                await self._remove(name)
+        for key in sorted(there):
             self._finish(key)
 
     async def close(self) -> None:
@@ -140,10 +143,17 @@ class Layers:
         return await asyncio.shield(task)
 
     async def is_lost(self, key: str) -> bool:
-        """Whether nothing of the layer is left."""
-        if os.path.isdir(os.path.join(self._root, key)):
-            return False
-        return await self._archive(key) is None
+        """Whether nothing of the layer is left.  The server that has made it may still be archiving
+        it, so that of a young one is waited for."""
+        while not os.path.isdir(os.path.join(self._root, key)):
+            if await self._archive(key) is not None:
+                return False
+            layer = await self._parts.records.layer(key)
+            now = self._parts.clock()
+            if layer is None or now - layer.created_at_ms > _ARCHIVING_MS:
+                return True
+            await asyncio.sleep(_LOOK_SECONDS)
+        return False
 
     def _unpacked(self, key: str, task: asyncio.Task[str]) -> None:
         del self._unpacking[key]
@@ -151,8 +161,8 @@ class Layers:
             task.exception()  # whoever asked may have left; it is looked at here
 
     async def _unpack(self, key: str) -> str:
-        blob = await self._archive(key)
-        if blob is None:
+        lost, blob = await self.is_lost(key), await self._archive(key)
+        if lost or blob is None:
             raise LayerLostError("execution_failed")
         async with self.draft(key) as draft:
             async with self.showing(draft, writable=True) as box:

@@ -64,6 +64,7 @@ class Sweeper:
         """Remove everything that can be removed now."""
         seen, self._seen = self._seen, {}
         await self._parts.records.prune_history(lambda uid: self._forgettable(uid, seen))
+        await self.drop_trees()
         await self._sweep_layers()
         await self._sweep_blobs()
 
@@ -78,6 +79,14 @@ class Sweeper:
             since_ms = now_ms
         self._seen[uid] = (revision, since_ms)
         return _EVERYTHING if now_ms - since_ms >= _IDLE_MS else revision
+
+    async def drop_trees(self) -> None:
+        """Remove the trees of sessions that are gone: deleted by another server, or by this one when
+        it was killed at it."""
+        trees = self._parts.trees
+        uids = await trees.uids()
+        for uid in set(uids) - await self._parts.records.existing(uids):
+            await trees.drop(uid)
 
     async def _sweep_layers(self) -> None:
         records = self._parts.records
