@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Final
@@ -80,18 +80,21 @@ class Builds:
         self._driver = driver
         self._limits = limits
 
-    async def start(self, uids: Collection[int]) -> None:
-        """Find what earlier servers have kept for the sessions that there are."""
-        names = {str(uid) for uid in uids}
-        await self._kept.start(lambda name: name.partition("-")[0] in names)
+    async def start(self) -> None:
+        """Find what earlier servers have kept."""
+        await self._kept.start()
 
     async def close(self) -> None:
         """Wait until what has to be removed is."""
         await self._kept.close()
 
+    def uids(self) -> frozenset[int]:
+        """The sessions for which something is kept."""
+        return frozenset(int(name.partition("-")[0]) for name in self._kept.names())
+
     def drop(self, uid: int) -> None:
         """Remove what is kept for a session."""
-        self._kept.forget(lambda name: name.startswith(_prefix(uid)))
+        self._kept.forget(_prefix(uid))
 
     async def ready(self, wanted: Wanted, spec: BoxSpec, perform: Perform, held: ExitStack) -> Made:
         """The program, made if it is not there; it stays until `held` is closed.

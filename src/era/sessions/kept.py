@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -39,17 +39,20 @@ class Kept:
         self._pins: Counter[str] = Counter()
         self._removals: set[asyncio.Task[None]] = set()
 
-    async def start(self, wanted: Callable[[str], bool] = lambda _name: True) -> None:
-        """Find what earlier servers have kept; what is not `wanted`, by its name, is removed."""
+    async def start(self) -> None:
+        """Find what earlier servers have kept."""
         await asyncio.to_thread(folders.clean, self._root)
         self._kept = await asyncio.to_thread(_kept_in, self._root)
-        self.forget(lambda name: not wanted(name))
         self.trim(self._bounds)
 
     async def close(self) -> None:
         """Wait until what has to be removed is."""
         if self._removals:
             await asyncio.wait(tuple(self._removals))
+
+    def names(self) -> tuple[str, ...]:
+        """What is kept, that which was used longest ago first."""
+        return tuple(self._kept)
 
     def path(self, *names: str) -> str:
         """A path below the root."""
@@ -101,10 +104,11 @@ class Kept:
                 size, count = size - self._kept[name], count - 1
                 self.remove(name)
 
-    def forget(self, unwanted: Callable[[str], bool]) -> None:
-        """Remove all whose names are unwanted."""
-        for name in [name for name in self._kept if unwanted(name)]:
-            self.remove(name)
+    def forget(self, prefix: str) -> None:
+        """Remove all whose names begin with `prefix`."""
+        for name in self.names():
+            if name.startswith(prefix):
+                self.remove(name)
 
     def remove(self, name: str) -> None:
         """Remove one, finished or not, in the background; nobody finds it from now on."""

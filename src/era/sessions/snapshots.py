@@ -17,7 +17,13 @@ from era.relpath import DATA_FILE, RelPath
 from era.sandbox.base import BoxSpec, Limits, Overlay, Program
 from era.sessions import builds, goinputs
 from era.sessions.graphs import Place, Wanted, wanted
-from era.sessions.layers import NOTHING, Attachment, Layers, attachment
+from era.sessions.layers import (
+    NOTHING,
+    Attachment,
+    LayerLostError,
+    Layers,
+    attachment,
+)
 from era.sessions.parts import GoCache, Parts
 from era.sessions.settings import SessionLimits
 from era.workspace import stage
@@ -209,7 +215,8 @@ class Snapshots:
     ) -> builds.Wanted:
         """With the name of everything that decides what is built, so that it is kept."""
         tools, program = self._tools, to_build.program
-        settings: list[object] = [tools.versions.get("go", ""), tools.platform, place.layer]
+        layer = place.layer if where.layer is not None else None
+        settings: list[object] = [tools.versions.get("go", ""), tools.platform, layer]
         settings += [list(program.argv), sorted(program.env.items())]
         plain = is_plain(request.env)
         digest = await asyncio.to_thread(
@@ -229,7 +236,12 @@ class Snapshots:
         if record.setup is None or record.setup.layer is None:
             return NOTHING
         held.enter_context(self._layers.pinned(record.setup.layer))
-        return attachment(await self._layers.directory(record.setup.layer))
+        try:
+            return attachment(await self._layers.directory(record.setup.layer))
+        except LayerLostError:
+            if record.setup.status is not SetupStatus.FAILED:
+                raise
+            return NOTHING  # nor could it be made anew
 
     def _launch(
         self,
