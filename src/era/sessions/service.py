@@ -19,7 +19,7 @@ from era.errors import (
     file_not_found,
 )
 from era.ids import copy_id, new_session_id
-from era.languages.packages import parse_setup
+from era.languages.asked import parse_setup
 from era.languages.table import check_available
 from era.models import (
     FileEntry,
@@ -76,7 +76,7 @@ class Sessions:
         self._parts = parts
         self._records = parts.records
         self._limits = limits
-        layers = Layers(parts.layers_dir, parts.records, parts.blobs, parts.driver)
+        layers = Layers(parts)
         packages = PackageLayers(parts, layers, limits.setups.layer_max_age_seconds)
         self._layers = layers
         self._setups = Setups(parts, limits, layers, packages)
@@ -125,6 +125,7 @@ class Sessions:
         await self._setups.close()
         await self._nodes.close()
         await self._sweeper.close()
+        await self._layers.close()
         if self._modules is not None:
             await self._modules.close()
 
@@ -135,8 +136,8 @@ class Sessions:
 
     @property
     def busy(self) -> int:
-        """Runs and setups under way."""
-        return len(self._runs.registry.all()) + self._setups.busy
+        """Runs and setups under way, and what goes on behind them."""
+        return len(self._runs.registry.all()) + self._setups.busy + self._layers.busy
 
     @property
     def tier(self) -> str:

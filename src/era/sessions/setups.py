@@ -9,7 +9,9 @@ from typing import Final
 
 import structlog
 
+from era import jsontext
 from era.errors import ConflictError, NotFoundError, session_not_found
+from era.languages.asked import parse_setup
 from era.models import SessionRecord, SetupStatus
 from era.sessions.attempts import Attempt
 from era.sessions.install import StepFailedError
@@ -17,7 +19,7 @@ from era.sessions.layers import Layers
 from era.sessions.packages import PackageLayers
 from era.sessions.parts import Parts
 from era.sessions.settings import SessionLimits
-from era.sessions.specs import INTERRUPTED, Failure, result_text
+from era.sessions.specs import INTERRUPTED, Failure, result_text, sealed_spec, without_envs
 from era.storage.base import SetupJob
 
 _RETRY_SECONDS: Final = 5
@@ -38,10 +40,14 @@ def unfinished(record: SessionRecord) -> bool:
 def refuse_unfinished(record: SessionRecord) -> None:
     """Raises ConflictError `setup_pending` when a run would have to wait."""
     if unfinished(record):
-        status = record.setup.status if record.setup is not None else SetupStatus.PENDING
-        raise ConflictError(
-            "setup_pending", retry_after_seconds=_RETRY_SECONDS, setup_status=str(status)
-        )
+        raise _pending(record)
+
+
+def _pending(record: SessionRecord) -> ConflictError:
+    status = record.setup.status if record.setup is not None else SetupStatus.PENDING
+    return ConflictError(
+        "setup_pending", retry_after_seconds=_RETRY_SECONDS, setup_status=str(status)
+    )
 
 
 class Setups:
@@ -100,17 +106,43 @@ class Setups:
             ConflictError: `setup_pending`, after the longest wait, or at once without `wait`.
             NotFoundError: `session_not_found`.
         """
+        record = await self._with_layer(record)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._limits.setups.wait_seconds):
-                while wait and unfinished(record):
+                while wait and await self._has_to_wait(record):
                     ended = self._ends.setdefault(record.uid, asyncio.Event())
                     record = await self._again(record)
-                    if unfinished(record):
+                    if await self._has_to_wait(record):
                         with suppress(TimeoutError):
                             async with asyncio.timeout(_LOOK_SECONDS):
                                 await ended.wait()
-        refuse_unfinished(record)
+        if await self._has_to_wait(record):
+            raise _pending(record)
         return record
+
+    async def _has_to_wait(self, record: SessionRecord) -> bool:
+        """Whether the setup is unfinished, and no earlier layer can serve."""
+        setup = record.setup
+        if setup is None or setup.status.finished:
+            return False
+        return setup.layer is None or await self._layers.is_lost(setup.layer)
+
+    async def _with_layer(self, record: SessionRecord) -> SessionRecord:
+        """The session, its setup pending again when the layer is lost: after the machine went down
+        within seconds of the setup's end there may be neither a directory nor an archive."""
+        setup = record.setup
+        if setup is None or setup.layer is None or setup.status is not SetupStatus.COMPLETED:
+            return record
+        if not await self._layers.is_lost(setup.layer):
+            return record
+        _log.warning("layer lost, setup starts anew", session_id=record.id)
+        spec = without_envs(parse_setup(jsontext.loads(setup.request))[0], setup.request)
+        with suppress(ConflictError):  # another run was first
+            sealed = sealed_spec(spec, self._parts.seal)
+            now = self._parts.clock()
+            await self._parts.records.restart_setup(record.id, spec.request, sealed, now)
+        self.wake()
+        return await self._again(record)
 
     async def _again(self, record: SessionRecord) -> SessionRecord:
         now = await self._parts.records.get(record.id)

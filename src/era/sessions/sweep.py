@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from era.sessions.layers import Layers
+from era.sessions.layers import ARCHIVE, Layers
 from era.sessions.packages import PREFIX, PackageLayers
 from era.sessions.parts import Parts
 
@@ -90,14 +90,18 @@ class Sweeper:
 
     async def _sweep_layers(self) -> None:
         records = self._parts.records
-        unused = await records.layer_keys(used=False) - await records.layer_keys(used=True)
-        for key in sorted(unused):
+        used, known = await records.layer_keys(used=True), await records.layer_keys(used=False)
+        archives = {key for key in known if key.endswith(ARCHIVE)}
+        for key in sorted(known - archives - used):
             layer = await records.layer(key)
             # Packages are kept for later setups as long as these would take them.
             if layer is None or (key.startswith(PREFIX) and self._packages.is_fresh(layer)):
                 continue
             if not self._layers.is_pinned(key) and await records.delete_layer(key) is not None:
                 await self._layers.forget(key)
+        for key in sorted(archives):
+            if await records.layer(key.removesuffix(ARCHIVE)) is None:
+                await records.delete_layer(key)
 
     async def _sweep_blobs(self) -> None:
         batch: list[str] = []
