@@ -167,7 +167,7 @@ def _ticks(pid: int, first: int, last: int) -> float:
 @contextlib.contextmanager
 def _server(ready: str) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="era-bench-") as folder:
-        server = Server(f"{folder}/state", SETTINGS | {"ERA_READY_BOXES": ready})
+        server = Server(f"{folder}/state", **SETTINGS, ERA_READY_BOXES=ready)
         try:
             for _ in range(5):
                 _ask(server.port, "/api/execute", HELLO)

@@ -177,6 +177,21 @@ class Settings(BaseSettings):
         " a SQLite file in the state directory if empty.",
         secret=True,
     )
+    node_url: Annotated[
+        str, Field(pattern=r"^(http://[^/?#]+)?$"), Must("an address such as http://10.0.0.5:8787")
+    ] = _var(
+        "ERA_NODE_URL",
+        "",
+        "With PostgreSQL: the address under which the other servers on the same database reach this"
+        " one; by default its listening address.",
+    )
+    lease_seconds: Annotated[
+        float, Field(ge=1, le=3600, allow_inf_nan=False), Must("a number of seconds from 1 to 3600")
+    ] = _var(
+        "ERA_LEASE_SECONDS",
+        15.0,
+        "With PostgreSQL: how long a server that has died keeps its sessions from the others.",
+    )
     blobs_url: Annotated[
         str,
         Field(pattern=r"^((s3|gs|az)://.*)?$"),

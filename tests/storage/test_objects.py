@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from era.errors import InternalError, NotFoundError
-from era.storage.base import Blob, Place
+from era.storage.base import Blob
 from era.storage.blobs.objects import UNFILLED_SECONDS, ObjectBlobs
 from era.storage.blobs.packs import ALONE_BYTES, PACK_BYTES, packed, spans
+from era.storage.index import Place
 from era.storage.records.keeper import DatabaseRecords
 from era.storage.records.postgres import PostgresRecords
 from era.storage.records.sqlite import SqliteRecords

@@ -66,7 +66,7 @@ async def build(settings: Settings, port: int) -> Service:
         driver = await open_driver(settings, state, runtimes, port, stack)
         await self_test(driver, runtimes)
         go_cache = GoCache(driver, state.of("go"), runtimes.tools)
-        sessions = await _sessions(settings, state, runtimes, driver, go_cache, stack)
+        sessions = await _sessions(settings, state, runtimes, driver, go_cache, port, stack)
         await sessions.start()
         warming = asyncio.create_task(_warm(go_cache, sessions, ahead=settings.go_ahead))
         return Service(sessions=sessions, _opened=stack.pop_all(), _warming=warming)
@@ -165,6 +165,7 @@ async def _sessions(
     runtimes: Runtimes,
     driver: NamespacesDriver,
     go_cache: GoCache,
+    port: int,
     stack: AsyncExitStack,
 ) -> Sessions:
     """The sessions room on the stores that the settings name."""
@@ -172,14 +173,17 @@ async def _sessions(
     stack.push_async_callback(records.close)
     blobs = await stores.open_blobs(settings, state, records)
     stack.push_async_callback(blobs.close)
+    seal = _seal(settings, state)
     parts = Parts(
         records=records,
         blobs=blobs,
         driver=driver,
         trees=Trees(root=state.of("trees"), records=records, blobs=blobs, owner=driver.owner),
         tools=runtimes.tools,
-        seal=_seal(settings, state),
+        seal=seal,
+        cluster=await stores.cluster(settings, state, records, seal, port),
         layers_dir=state.of("layers"),
+        programs_dir=state.of("programs"),
         clock=arguments.clock,
         go_cache=go_cache,
         modules_dir=state.of("deno"),

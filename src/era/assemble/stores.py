@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import os
+import socket
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Final, Protocol
+from urllib.parse import urlsplit
 
 from era.assemble.statedir import StartError, StateDir
 from era.config import Settings
 from era.errors import EraError
 from era.ids import new_token
+from era.sessions.nodes import Cluster
+from era.sessions.seal import Seal
 from era.storage.base import Blobs
 from era.storage.blobs.local import LocalBlobs
+from era.storage.leases import Node
 from era.storage.records.keeper import DatabaseRecords
 
 
@@ -24,6 +32,9 @@ class Claim(Protocol):
 
 _IDENTITY: Final = "blobs"
 """The fact by which a database and the store of its files know each other."""
+_KEY: Final = "key"
+"""The fact by which servers know that they have the same key for secrets."""
+_ANY: Final = (ipaddress.ip_address("0.0.0.0"), ipaddress.ip_address("::"))  # noqa: S104 - compared
 
 
 async def open_records(settings: Settings, state: StateDir) -> DatabaseRecords:
@@ -89,6 +100,63 @@ async def _belongs(claim: Claim, records: DatabaseRecords) -> bool:
     identity = new_token()
     await claim(identity, fresh=True)
     return await claim(await records.fact(_IDENTITY, identity), fresh=False)
+
+
+async def cluster(
+    settings: Settings, state: StateDir, records: DatabaseRecords, seal: Seal, port: int
+) -> Cluster | None:
+    """This server as one of several, when its database can be shared.
+
+    Raises:
+        StartError: it has another key for secrets than the others.
+    """
+    if not settings.database_url:
+        return None
+    mark = seal.digest({"purpose": "servers of one database have one key"})
+    if await records.fact(_KEY, mark) != mark:
+        raise StartError(
+            "this server has another key for secrets than the others on its database",
+            "Give all of them the same ERA_SECRET_KEY; the first one's is in its state directory,"
+            " in secret.key, if it was not set.",
+        )
+    host = settings.host
+    if ip_address_or_none(host) in _ANY:
+        host = await asyncio.to_thread(_own_address, settings.database_url)
+    address = settings.node_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    identity = await asyncio.to_thread(_identity, state.of("node.id"))
+    node = Node(name=f"{identity}/{new_token()}", address=address)
+    return Cluster(store=records, node=node, ttl_seconds=settings.lease_seconds)
+
+
+def ip_address_or_none(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that `text` writes; None for a name."""
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _own_address(database_url: str) -> str:
+    """The address of this machine on its way to the database: the others are likely to be there."""
+    where = urlsplit(database_url)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((where.hostname or "127.0.0.1", where.port or 5432))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+def _identity(path: str) -> str:
+    """What this server is called in all its lives."""
+    with suppress(FileExistsError):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(new_token())
+            file.flush()
+            os.fsync(fd)
+    with open(path, encoding="ascii") as file:
+        return file.read().strip() or new_token()
 
 
 def _unusable(what: str, error: EraError, hint: str) -> StartError:

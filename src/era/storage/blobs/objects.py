@@ -21,9 +21,10 @@ from obstore.store import from_url
 
 from era.errors import EraError, InternalError, NotFoundError, UnavailableError, file_not_found
 from era.ids import new_token
-from era.storage.base import Blob, BlobIndex, Export, Place
+from era.storage.base import Blob, Export
 from era.storage.blobs.cache import Cache
 from era.storage.blobs.packs import ALONE_BYTES, Pack, Span, packed, spans
+from era.storage.index import BlobIndex, Place
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore

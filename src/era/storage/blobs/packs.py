@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from era.storage.base import Blob, Place
+from era.storage.base import Blob
+from era.storage.index import Place
 
 ALONE_BYTES: Final = 1 << 20
 """From here on a blob has an object of its own."""

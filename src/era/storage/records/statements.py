@@ -37,13 +37,11 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
+from era.storage.records.clock import db_now_ms
 from era.storage.records.tables import (
-    blobs,
     codes,
     entries,
-    facts,
     layers,
-    objects,
     sessions,
     setups,
 )
@@ -65,23 +63,6 @@ def _json_elements_postgresql(element: _JsonElements, compiler: SQLCompiler, **k
     return f"json_array_elements_text(CAST({inner} AS json))"
 
 
-class db_now_ms(GenericFunction[int]):  # noqa: N801 - as SQL writes it
-    """Unix milliseconds by the database's clock, as of now and not of the transaction's start."""
-
-    type = BigInteger()
-    inherit_cache = True
-
-
-@compiles(db_now_ms, "postgresql")
-def _now_postgresql(element: db_now_ms, compiler: SQLCompiler, **kw: Any) -> str:
-    return "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
-
-
-@compiles(db_now_ms, "sqlite")
-def _now_sqlite(element: db_now_ms, compiler: SQLCompiler, **kw: Any) -> str:
-    return "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
-
-
 def has_row_locks(connection: Connection) -> bool:
     """Whether writers run side by side, so that rows have to be locked."""
     return connection.dialect.name != "sqlite"
@@ -94,11 +75,13 @@ def listed(name: str, alias: str = "listed") -> TableValuedAlias:
     )
 
 
-def _param(name: str) -> ColumnElement[Any]:
+def param(name: str) -> ColumnElement[Any]:
+    """A value that is bound when the statement runs."""
     return bindparam(name)
 
 
-def _among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+def among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+    """Whether the column is one of the values of the JSON array bound as `name`."""
     values = listed(name)
     value: ColumnElement[Any] = values.c.value
     if isinstance(column.type, BigInteger):
@@ -123,16 +106,14 @@ _has_code: Final = exists().where(codes.c.uid == sessions.c.uid)
 _full: Final = select(
     *SESSION_COLUMNS, *SETUP_COLUMNS, _has_code, sessions.c.dir_count, sessions.c.history_from
 ).select_from(sessions.outerjoin(setups, setups.c.uid == sessions.c.uid))
-_id_is: Final = sessions.c.id == _param("id")
-_uid_is: Final = sessions.c.uid == _param("of")
-_id_range: Final = and_(sessions.c.id >= _param("low"), sessions.c.id < _param("high"))
+_id_is: Final = sessions.c.id == param("id")
+_uid_is: Final = sessions.c.uid == param("of")
+_id_range: Final = and_(sessions.c.id >= param("low"), sessions.c.id < param("high"))
 
 
 def _page(query: Select[Any]) -> Select[Any]:
     return (
-        query.where(sessions.c.uid > _param("after"))
-        .order_by(sessions.c.uid)
-        .limit(_param("limit"))
+        query.where(sessions.c.uid > param("after")).order_by(sessions.c.uid).limit(param("limit"))
     )
 
 
@@ -147,22 +128,23 @@ uid_by_id: Final = select(sessions.c.uid, sessions.c.file_count, sessions.c.tota
 session_page: Final = _page(_full)
 # "+ 0" takes the choice from SQLite's planner: a prefix is the narrower condition.
 session_page_of: Final = (
-    _full.where(_id_range, sessions.c.uid + 0 > _param("after"))
+    _full.where(_id_range, sessions.c.uid + 0 > param("after"))
     .order_by(sessions.c.uid + 0)
-    .limit(_param("limit"))
+    .limit(param("limit"))
 )
 session_total: Final = select(func.count()).select_from(sessions)
 session_total_of: Final = session_total.where(_id_range)
+existing_sessions: Final = select(sessions.c.uid).where(among(sessions.c.uid, "uids"))
 insert_session: Final = insert(sessions).returning(sessions.c.uid)
 delete_session: Final = delete(sessions).where(_uid_is)
-delete_sessions: Final = delete(sessions).where(_among(sessions.c.uid, "uids"))
+delete_sessions: Final = delete(sessions).where(among(sessions.c.uid, "uids"))
 
 patch_session: Final = (
     update(sessions)
     .where(_uid_is)
     .values(
         {
-            name: _param(name)
+            name: param(name)
             for name in (
                 "updated_at_ms",
                 "default_timeout_seconds",
@@ -175,9 +157,9 @@ patch_session: Final = (
         }
     )
 )
-touch_session: Final = update(sessions).where(_uid_is).values(updated_at_ms=_param("updated_at_ms"))
+touch_session: Final = update(sessions).where(_uid_is).values(updated_at_ms=param("updated_at_ms"))
 _counts: Final = {
-    name: _param(name)
+    name: param(name)
     for name in (
         "updated_at_ms",
         "file_count",
@@ -187,11 +169,11 @@ _counts: Final = {
     )
 }
 count_files: Final = update(sessions).where(_uid_is).values(_counts)
-commit_session: Final = count_files.values(last_run_at_ms=_param("last_run_at_ms"))
+commit_session: Final = count_files.values(last_run_at_ms=param("last_run_at_ms"))
 commit_session_data: Final = commit_session.values(
-    data=_param("data"), data_revision=_param("data_revision")
+    data=param("data"), data_revision=param("data_revision")
 )
-raise_history: Final = update(sessions).where(_uid_is).values(history_from=_param("history_from"))
+raise_history: Final = update(sessions).where(_uid_is).values(history_from=param("history_from"))
 
 # --- the manifest -------------------------------------------------------------------------------
 
@@ -206,23 +188,23 @@ ENTRY_COLUMNS: Final = (
     entries.c.content_type,
     entries.c.uploaded_at_ms,
 )
-_own: Final = entries.c.uid == _param("of")
+_own: Final = entries.c.uid == param("of")
 _live: Final = entries.c.until == null()
 _shown: Final = entries.c.kind != "dir"
 _here: Final = and_(_own, _live)
-_between: Final = and_(entries.c.path >= _param("low"), entries.c.path < _param("high"))
+_between: Final = and_(entries.c.path >= param("low"), entries.c.path < param("high"))
 _entry: Final = select(*ENTRY_COLUMNS, entries.c.key, entries.c.since)
 
 _size_of_files: Final = func.coalesce(func.sum(entries.c.size), 0)
 
 file_page: Final = (
-    _entry.where(_here, _shown, _between, entries.c.path > _param("after"))
+    _entry.where(_here, _shown, _between, entries.c.path > param("after"))
     .order_by(entries.c.path)
-    .limit(_param("limit"))
+    .limit(param("limit"))
 )
 file_total_of: Final = select(func.count(), _size_of_files).where(_here, _shown, _between)
-entry_at: Final = _entry.where(_here, entries.c.path == _param("at"))
-entries_at: Final = _entry.where(_here, _among(entries.c.path, "paths"))
+entry_at: Final = _entry.where(_here, entries.c.path == param("at"))
+entries_at: Final = _entry.where(_here, among(entries.c.path, "paths"))
 entries_between: Final = _entry.where(_here, _between)
 has_between: Final = select(exists().where(_here, _between))
 
@@ -242,57 +224,57 @@ occupied: Final = select(_top.c.value).where(exists().where(_here, _below_top).c
 
 insert_entries: Final = insert(entries)
 close_entries: Final = (
-    update(entries).where(_among(entries.c.key, "keys")).values(until=_param("revision"))
+    update(entries).where(among(entries.c.key, "keys")).values(until=param("revision"))
 )
 copy_entries: Final = insert(entries).from_select(
     ["uid", "since", *(column.name for column in ENTRY_COLUMNS)],
-    select(cast(_param("copy_uid"), BigInteger), literal(1, BigInteger), *ENTRY_COLUMNS).where(
+    select(cast(param("copy_uid"), BigInteger), literal(1, BigInteger), *ENTRY_COLUMNS).where(
         _here
     ),
 )
-written_since: Final = _entry.where(_here, entries.c.since > _param("revision")).order_by(
+written_since: Final = _entry.where(_here, entries.c.since > param("revision")).order_by(
     entries.c.path
 )
 gone_since: Final = _entry.where(
-    _own, entries.c.until > _param("revision"), entries.c.since <= _param("revision")
+    _own, entries.c.until > param("revision"), entries.c.since <= param("revision")
 )
 sessions_with_history: Final = select(entries.c.uid).where(entries.c.until != null()).distinct()
-_forgotten: Final = and_(_own, entries.c.until <= _param("revision"))
+_forgotten: Final = and_(_own, entries.c.until <= param("revision"))
 last_forgotten: Final = select(func.max(entries.c.until), func.count()).where(_forgotten)
 forget_entries: Final = delete(entries).where(_forgotten)
 
 # --- stored code --------------------------------------------------------------------------------
 
 code_of: Final = select(codes.c.code, codes.c.description, codes.c.updated_at_ms).where(
-    codes.c.uid == _param("of")
+    codes.c.uid == param("of")
 )
 insert_code: Final = insert(codes)
 update_code: Final = (
     update(codes)
-    .where(codes.c.uid == _param("of"))
+    .where(codes.c.uid == param("of"))
     .values(
-        code=_param("code"),
-        description=_param("description"),
-        updated_at_ms=_param("updated_at_ms"),
+        code=param("code"),
+        description=param("description"),
+        updated_at_ms=param("updated_at_ms"),
     )
 )
-delete_code: Final = delete(codes).where(codes.c.uid == _param("of"))
+delete_code: Final = delete(codes).where(codes.c.uid == param("of"))
 copy_code: Final = insert(codes).from_select(
     ["uid", "code", "description", "updated_at_ms"],
     select(
-        cast(_param("copy_uid"), BigInteger),
+        cast(param("copy_uid"), BigInteger),
         codes.c.code,
         codes.c.description,
         codes.c.updated_at_ms,
-    ).where(codes.c.uid == _param("of")),
+    ).where(codes.c.uid == param("of")),
 )
 
 # --- setups and layers --------------------------------------------------------------------------
 
-_setup_is: Final = setups.c.uid == _param("of")
+_setup_is: Final = setups.c.uid == param("of")
 insert_setup: Final = insert(setups)
 setup_of: Final = select(*SETUP_COLUMNS, setups.c.spec, setups.c.queued_at_ms).where(
-    setups.c.uid == _param("of")
+    setups.c.uid == param("of")
 )
 oldest_pending: Final = (
     select(setups.c.uid, sessions.c.id, sessions.c.language, setups.c.spec, setups.c.attempts)
@@ -306,24 +288,51 @@ oldest_pending: Final = (
 start_setup: Final = (
     update(setups)
     .where(_setup_is)
-    .values(status="running", attempts=setups.c.attempts + 1, progress=null())
+    .values(
+        status="running",
+        attempts=setups.c.attempts + 1,
+        progress=null(),
+        owner=param("owner"),
+        until_ms=db_now_ms() + cast(param("ttl_ms"), BigInteger),
+        epoch=setups.c.epoch + 1,
+    )
+    .returning(setups.c.epoch)
 )
 _running: Final = setups.c.status == "running"
-progress_setup: Final = (
-    update(setups).where(_setup_is, _running).values(progress=_param("progress"))
-)
-_over: Final = {"spec": null(), "progress": null(), "result": _param("result")}
+progress_setup: Final = update(setups).where(_setup_is, _running).values(progress=param("progress"))
+_over: Final = {"spec": null(), "progress": null(), "result": param("result")}
 finish_setup: Final = (
     update(setups)
     .where(_setup_is)
-    .values(status=_param("status"), layer=func.coalesce(_param("layer"), setups.c.layer), **_over)
+    .values(status=param("status"), layer=func.coalesce(param("layer"), setups.c.layer), **_over)
+)
+_owner: Final = func.coalesce(setups.c.owner, literal(""))
+_orphaned: Final = and_(
+    setups.c.status == literal_column("'running'"),
+    or_(
+        setups.c.until_ms <= db_now_ms(),
+        and_(_owner >= param("low"), _owner < param("high")),
+    ),
 )
 give_up_setups: Final = (
     update(setups)
-    .where(_running, setups.c.attempts >= _param("max_attempts"))
+    .where(_orphaned, setups.c.attempts >= param("max_attempts"))
     .values(status="failed", **_over)
 )
-resume_setups: Final = update(setups).where(_running).values(status="pending", progress=null())
+resume_setups: Final = update(setups).where(_orphaned).values(status="pending", progress=null())
+renew_setups: Final = (
+    update(setups)
+    .where(
+        setups.c.status == literal_column("'running'"),
+        setups.c.owner == param("of_node"),
+        among(setups.c.uid, "uids"),
+    )
+    .values(until_ms=db_now_ms() + cast(param("ttl_ms"), BigInteger))
+    .returning(setups.c.uid)
+)
+hold_setup: Final = (
+    select(setups.c.status, setups.c.epoch).where(_setup_is).with_for_update(of=setups)
+)
 requeue_setup: Final = (
     update(setups)
     .where(_setup_is)
@@ -332,13 +341,13 @@ requeue_setup: Final = (
         attempts=0,
         progress=null(),
         result=null(),
-        request=_param("request"),
-        spec=_param("spec"),
-        queued_at_ms=_param("queued_at_ms"),
+        request=param("request"),
+        spec=param("spec"),
+        queued_at_ms=param("queued_at_ms"),
     )
 )
 
-_layer_is: Final = layers.c.key == _param("key")
+_layer_is: Final = layers.c.key == param("key")
 _used: Final = exists().where(setups.c.layer == layers.c.key)
 layer_by_key: Final = select(layers).where(_layer_is)
 insert_layer: Final = insert(layers)
@@ -354,67 +363,6 @@ _asked: Final = listed("blobs", "asked")
 unreferenced: Final = select(_asked.c.value).where(
     ~exists().where(entries.c.blob == _asked.c.value).correlate(_asked),
     ~exists().where(layers.c.blob == _asked.c.value).correlate(_asked),
-)
-
-# --- blobs in an object store ---------------------------------------------------------------------
-
-_now: Final = func.coalesce(cast(_param("now_ms"), BigInteger), db_now_ms())
-_cutoff: Final = _now - cast(_param("age_ms"), BigInteger)
-_place: Final = (blobs.c.blob, blobs.c.object, blobs.c.offset, blobs.c.size)
-_asked_blobs: Final = _among(blobs.c.blob, "blobs")
-_object_is: Final = objects.c.name == _param("of")
-insert_object: Final = insert(objects).values(
-    name=_param("name"), announced_at_ms=_now, filled=0, live=0, abandoned=False
-)
-fill_object: Final = (
-    update(objects)
-    .where(_object_is, ~objects.c.abandoned)
-    .values(filled=_param("count"), live=_param("count"))
-)
-empty_object: Final = update(objects).where(_object_is).values(live=objects.c.live - 1)
-places: Final = select(*_place).where(_asked_blobs)
-renew_blobs: Final = update(blobs).where(_asked_blobs).values(stored_at_ms=_now).returning(*_place)
-insert_blob: Final = insert(blobs).values(
-    blob=_param("blob"),
-    object=_param("object"),
-    offset=_param("offset"),
-    size=_param("size"),
-    stored_at_ms=_now,
-)
-aged_blobs: Final = (
-    select(blobs.c.blob)
-    .where(blobs.c.blob > _param("after"), blobs.c.stored_at_ms <= _cutoff)
-    .order_by(blobs.c.blob)
-    .limit(_param("limit"))
-)
-drop_blob: Final = (
-    delete(blobs)
-    .where(blobs.c.blob == _param("at"), blobs.c.stored_at_ms <= _cutoff)
-    .returning(blobs.c.object)
-)
-blob_known: Final = select(blobs.c.blob).where(blobs.c.blob == _param("at"))
-_unfilled_cutoff: Final = _now - cast(_param("unfilled_ms"), BigInteger)
-# The row alone decides, so a writer that has filled the object meanwhile is seen.
-abandon_objects: Final = (
-    update(objects)
-    .where(
-        objects.c.live == literal_column("0"),
-        or_(
-            and_(objects.c.filled > 0, objects.c.announced_at_ms <= _cutoff),
-            and_(objects.c.filled == 0, objects.c.announced_at_ms <= _unfilled_cutoff),
-        ),
-    )
-    .values(abandoned=True)
-    .returning(objects.c.name)
-)
-forget_objects: Final = delete(objects).where(
-    objects.c.abandoned, _among(objects.c.name, "objects")
-)
-
-fact: Final = select(facts.c.value).where(facts.c.name == _param("name"))
-insert_fact: Final = insert(facts)
-holds_files: Final = select(
-    or_(exists().where(entries.c.blob != null()), exists(select(layers.c.key)))
 )
 
 # --- the store itself ---------------------------------------------------------------------------

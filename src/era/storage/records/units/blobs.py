@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from sqlalchemy import Connection
 
 from era.errors import InternalError
-from era.storage.base import Place
-from era.storage.records import statements as sql
+from era.storage.index import Place
+from era.storage.records import node_statements as sql
 
 
 def announce(connection: Connection, objects: Sequence[str], now_ms: int | None) -> None:

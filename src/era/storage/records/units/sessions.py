@@ -113,6 +113,12 @@ def _uid_in(cursor: str) -> int:
     return int(key)
 
 
+def existing(connection: Connection, uids: tuple[int, ...]) -> frozenset[int]:
+    """See `Records.existing`."""
+    asked = {"uids": json.dumps(list(uids))}
+    return frozenset(connection.execute(sql.existing_sessions, asked).scalars())
+
+
 def patch(
     connection: Connection, session_id: str, change: SessionPatch, now_ms: int
 ) -> SessionRecord:
