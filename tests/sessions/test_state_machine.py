@@ -81,7 +81,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     async def _open(self) -> None:
         clock = Clock()
-        for name in ("layers", "boxes"):
+        for name in ("layers", "boxes", "programs"):
             (self.folder / name).mkdir()
         self.records = SqliteRecords(str(self.folder / "era.db"))
         self.blobs = LocalBlobs(str(self.folder / "blobs"), clock=lambda: clock() / 1000)
@@ -95,6 +95,7 @@ class AnyOrder(RuleBasedStateMachine):
             tools=Tools(versions={}, missing=dict.fromkeys(set(LANGUAGES) - {"python"}, "no")),
             seal=Seal("a secret for tests"),
             layers_dir=str(self.folder / "layers"),
+            programs_dir=str(self.folder / "programs"),
             clock=clock,
         )
         self.sessions = Sessions(parts, SessionLimits())

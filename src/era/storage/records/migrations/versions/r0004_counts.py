@@ -11,7 +11,6 @@ branch_labels = None
 depends_on = None
 
 
-
 def upgrade() -> None:
     """Make the table and count once."""
     counts = op.create_table(
