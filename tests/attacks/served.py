@@ -166,6 +166,12 @@ class Served:
             loops=len(loops_naming(str(state))),
         )
 
+    def program(self, box: str) -> int:
+        """The process that runs the program in the pid namespace `box`: the second one there."""
+        family = Process(self.server.pid, "").family()
+        (found,) = [one.pid for one in family if _place(one.pid) == (box, "2")]
+        return found
+
     def rest(self) -> None:
         """Wait until nothing is being made ready any more, and remember what is held then."""
         deadline = time.monotonic() + ATTACK_SECONDS
@@ -296,6 +302,16 @@ def said(result: Any) -> str:
     """What a program printed that must have ended well."""
     assert (result["exit_code"], result["stderr"]) == (0, ""), result
     return str(result["stdout"])
+
+
+def _place(pid: int) -> tuple[str, str]:
+    """Pid namespace of a process, and its number there."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        numbers = status.partition("NSpid:")[2].split("\n")[0].split()
+        return os.readlink(f"/proc/{pid}/ns/pid"), numbers[-1]
+    except OSError:
+        return "", ""
 
 
 def _name(pid: int) -> str:

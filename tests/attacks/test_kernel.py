@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,6 @@ import pytest
 
 from tests.attacks.served import ATTACK_SECONDS, KEY, SECRET, Served, said
 from tests.sandbox import programs, test_inside, test_inside_ahead, test_syscalls
-from tests.sandbox.census import Process
 
 pytestmark = pytest.mark.xdist_group("attacks")
 
@@ -264,24 +264,22 @@ def test_programs_that_give_rights_are_inert(server: Served) -> None:
 def test_boxes_run_as_nobody_of_the_host(server: Served) -> None:
     """61, 64: seen from outside, the program has no capability, and a user that owns nothing."""
     with server.session() as session:
-        body = json.dumps({"code": "import time\nprint('up', flush=True)\ntime.sleep(600)"})
-        stream = session.client.begin("POST", f"{session.path}/stream", body.encode())
+        code = (
+            "import os, time\nprint(os.readlink('/proc/self/ns/pid'), flush=True)\ntime.sleep(600)"
+        )
+        stream = session.client.begin(
+            "POST", f"{session.path}/stream", json.dumps({"code": code}).encode()
+        )
         try:
             response = stream.getresponse()
-            while b"up" not in response.readline():
+            while b"pid:[" not in (line := response.readline()):
                 pass
-            mine = [pid for pid in _running(server) if _row(pid, "NSpid").split()[-1] == "2"]
-            assert mine
-            for pid in mine:
-                assert int(_row(pid, "CapEff"), 16) == 0
-                assert int(_row(pid, "Uid").split()[0]) not in (0, 1000)
+            program = server.program(re.findall(r"pid:\[\d+\]", line.decode())[0])
+            assert int(_row(program, "CapEff"), 16) == 0
+            assert int(_row(program, "Uid").split()[0]) not in (0, 1000)
         finally:
             session.client.call("POST", f"{session.path}/cancel")
             stream.close()
-
-
-def _running(server: Served) -> list[int]:
-    return [one.pid for one in Process(server.server.pid, "").family()]
 
 
 def _row(pid: int, name: str) -> str:

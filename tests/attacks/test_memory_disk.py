@@ -9,6 +9,7 @@ import pytest
 
 from tests.attacks.served import Served, said
 from tests.sandbox import programs
+from tests.sandbox.attack import needs_cgroups
 
 pytestmark = pytest.mark.xdist_group("attacks")
 
@@ -32,6 +33,7 @@ k = b"x" * (80 << 20)""",
 }
 
 
+@needs_cgroups
 @pytest.mark.parametrize("kind", TAKE)
 def test_memory_of_every_kind_is_counted(server: Served, kind: str) -> None:
     """11, 12, 13: the run is killed, and told apart from every other end; with more it ends well."""
@@ -49,6 +51,7 @@ def test_shared_memory_has_a_size_of_its_own(server: Served) -> None:
     assert said(server.client.execute(code, memory_mib=1024)) == "had it\n"
 
 
+@needs_cgroups
 def test_datagrams_that_wait_are_bounded(server: Served) -> None:
     """12: buffers of the network count apart from other memory."""
     few = server.run(programs.DATAGRAMS)
@@ -59,6 +62,7 @@ def test_datagrams_that_wait_are_bounded(server: Served) -> None:
 NODE_BOMB = "const keep = []; while (true) keep.push(Buffer.alloc(1 << 20, 1));"
 
 
+@needs_cgroups
 def test_memory_in_another_language(server: Served) -> None:
     """11"""
     ended = server.run(NODE_BOMB, "node")
@@ -74,6 +78,7 @@ print("survived", flush=True)
 """
 
 
+@needs_cgroups
 def test_the_whole_run_dies_of_its_memory(server: Served) -> None:
     """13"""
     ended = server.run(CHILD)
@@ -82,6 +87,7 @@ def test_the_whole_run_dies_of_its_memory(server: Served) -> None:
     assert said(server.client.execute(small)) == "survived\n"
 
 
+@needs_cgroups
 def test_a_limit_is_each_runs_own(server: Served) -> None:
     """14: three runs at once have each what one alone may have, and not three times that."""
     code = "keep = b'x' * (90 << 20); import time; time.sleep(0.5); print('had it')"
@@ -180,7 +186,7 @@ odd = [b"n" * 255, b"\xff\xfe", b"new\nline", b"\x1b[31m", b"-rf", b" ", b"\\", 
 for name in odd:
     os.close(os.open(name, os.O_CREAT | os.O_WRONLY))
     os.mkdir(name + b"d" if len(name) < 200 else b"d")
-    os.chmod(name, 0)
+    os.chmod(name, 0o400)
 """
 
 

@@ -41,6 +41,8 @@ MODULES = (
     "../sessions/test_builds.py",
 )
 """Beside this module, or relative to it."""
+THROUGH_THE_API = ("test_crash.py", "test_files.py", "test_kernel.py")
+"""Of `tests/attacks`, what depends most on which user the service is."""
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the suite is an ordinary user's already")
 
 
@@ -110,7 +112,9 @@ def test_no_module_is_forgotten() -> None:
     assert set(MODULES) == there
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize(
+    "module", [*MODULES, *(f"../attacks/{module}" for module in THROUGH_THE_API)]
+)
 def test_it_holds_for_an_ordinary_user(home: str, python: str, module: str) -> None:
     options = ("-q", "-p", "no:cacheprovider", "--basetemp", f"{home}/t", "-n", "0")
     done = _as_nobody(home, python, "-m", "pytest", *options, str(HERE / module))
