@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -71,6 +72,12 @@ def launcher_processes(driver: NamespacesDriver) -> tuple[Process, Process]:
     assert outer is not None
     (inner,) = outer.children()
     return outer, inner
+
+
+async def settled(driver: NamespacesDriver) -> None:
+    """Wait until nothing of a box that was left is still being taken away."""
+    while driver._winding_up:
+        await asyncio.wait(set(driver._winding_up))
 
 
 def _read(path: str) -> str:

@@ -56,6 +56,11 @@ class Standing(NamespacesDriver):
         assert launcher is not None
         await asyncio.wait([launcher.lost], timeout=60)
 
+    async def quiet(self) -> None:
+        """Wait until nothing of a box that was left is still being taken away."""
+        while self._winding_up:
+            await asyncio.wait(set(self._winding_up))
+
     async def fill(self, count: int = 1) -> None:
         """Wait until `count` boxes wait."""
         async with asyncio.timeout(60):

@@ -11,6 +11,10 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+INSIDE_UID = 1000
+INSIDE_GID = 1000
+"""What the user and the group of every box are called within it."""
+
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
@@ -80,8 +84,8 @@ class Plan:
     binds: tuple[BindMount, ...] = ()
     shm_bytes: int = 64 << 20
     hostname: str = "era"
-    inside_uid: int = 1000
-    inside_gid: int = 1000
+    inside_uid: int = INSIDE_UID
+    inside_gid: int = INSIDE_GID
     rlimits: tuple[tuple[str, int], ...] = ()
     masked: tuple[str, ...] = ()
     """Files and directories of the box's /proc that are covered."""

@@ -184,7 +184,7 @@ class Pool:
         return None
 
     def _throw_away_the_dead(self, shelf: _Shelf) -> None:
-        for prepared in [it for it in shelf.waiting if it.run.exited.done()]:
+        for prepared in [it for it in shelf.waiting if it.run.over]:
             shelf.waiting.remove(prepared)
             task = asyncio.ensure_future(self._discard(prepared))
             self._discarding.add(task)

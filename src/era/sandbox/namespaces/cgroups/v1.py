@@ -15,11 +15,11 @@ CONTROLLERS: Final = ("memory", "pids", "cpu", "cpuacct")
 _PERIOD_US: Final = 100_000
 _SOCKET_SHARE: Final = 8
 _SOCKET_BYTES: Final = 16 << 20
-_REMOVE_ATTEMPTS: Final = 100
-"""rmdir is refused for an instant after the last process of a group has died; 1 ms between tries."""
 _CLOSE_ATTEMPTS: Final = 3000
-"""When the service ends nobody waits, and what is not removed then stays until the next start.  A
-loaded host was seen to need more than the 100 ms above."""
+"""rmdir is refused for an instant after the last process of a group has died; 1 ms between tries.
+When the service ends nobody waits, and what is not removed then stays until the next start."""
+FIRST: Final = 1
+"""Process 1 of a box is in the group, but is not the program's."""
 
 
 def write(path: str, value: str) -> None:
@@ -37,26 +37,30 @@ def read(path: str) -> str:
         return file.read()
 
 
-def remove_group(path: str, attempts: int = _REMOVE_ATTEMPTS) -> None:
-    """rmdir of an empty group, patient for a moment."""
-    for attempt in range(attempts):
-        try:
-            os.rmdir(path)
-        except FileNotFoundError:
-            return
-        except OSError:
-            if attempt == attempts - 1:
-                raise
-            time.sleep(0.001)
-        else:
-            return
+def remove_group(path: str) -> bool:
+    """rmdir of an empty group; False when it is refused."""
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def remove_service(home: str) -> None:
     """Remove a service's group, and those of boxes whose own removal came too early."""
     boxes = [entry.path for entry in os.scandir(home) if entry.is_dir(follow_symlinks=False)]
     for path in (*boxes, home):
-        remove_group(path, _CLOSE_ATTEMPTS)
+        remove_patiently(path)
+
+
+def remove_patiently(path: str) -> None:
+    """As `remove_group`, waiting for the kernel to let go."""
+    for _attempt in range(_CLOSE_ATTEMPTS):
+        if remove_group(path):
+            return
+        time.sleep(0.001)
 
 
 class GroupV1:
@@ -90,7 +94,7 @@ class GroupV1:
         with suppress(OSError):  # buffers of TCP and UDP sockets count apart from other memory
             sockets = max(_SOCKET_BYTES, limits.memory_bytes // _SOCKET_SHARE)
             write(f"{memory}/memory.kmem.tcp.limit_in_bytes", str(sockets))
-        write(f"{self._paths['pids']}/pids.max", str(limits.pids))
+        write(f"{self._paths['pids']}/pids.max", str(limits.pids + FIRST))
         write(f"{self._paths['cpu']}/cpu.cfs_period_us", str(_PERIOD_US))
         write(f"{self._paths['cpu']}/cpu.cfs_quota_us", str(int(limits.cpus * _PERIOD_US)))
 
@@ -104,6 +108,14 @@ class GroupV1:
         finally:
             os.close(control)
         return event
+
+    def unbind(self) -> None:
+        """See `Group`."""
+        write(f"{self._paths['cpu']}/cpu.cfs_quota_us", "-1")
+
+    def alone(self) -> bool:
+        """See `Group`.  A process counts until it is reaped (pids.rst)."""
+        return int(read(f"{self._paths['pids']}/pids.current")) <= FIRST
 
     def mark(self) -> None:
         """See `Group`.  Writing 0 resets both figures (memory.rst, cpuacct.rst)."""
@@ -123,7 +135,7 @@ class GroupV1:
             oom_kills=kills,
         )
 
-    def remove(self) -> None:
+    def remove(self) -> bool:
         """See `Group`."""
         for fd in self.join_fds:
             os.close(fd)
@@ -131,11 +143,8 @@ class GroupV1:
         if self.oom_fd is not None:
             os.close(self.oom_fd)
             self.oom_fd = None
-        for path in dict.fromkeys(self._paths.values()):
-            with suppress(
-                OSError
-            ):  # a loaded kernel is slow to let go: swept when the service ends
-                remove_group(path)
+        gone = [remove_group(path) for path in dict.fromkeys(self._paths.values())]
+        return all(gone)
 
 
 class CgroupsV1:

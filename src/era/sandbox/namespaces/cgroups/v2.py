@@ -12,7 +12,7 @@ from typing import Final
 
 from era.sandbox.base import Limits
 from era.sandbox.namespaces.cgroups.base import Reading
-from era.sandbox.namespaces.cgroups.v1 import read, remove_group, remove_service, write
+from era.sandbox.namespaces.cgroups.v1 import FIRST, read, remove_group, remove_service, write
 
 CONTROLLERS: Final = ("cpu", "memory", "pids")
 _PERIOD_US: Final = 100_000
@@ -49,8 +49,16 @@ class GroupV2:
         write(f"{self._path}/memory.max", str(limits.memory_bytes))
         if os.path.exists(f"{self._path}/memory.swap.max"):
             write(f"{self._path}/memory.swap.max", "0")
-        write(f"{self._path}/pids.max", str(limits.pids))
+        write(f"{self._path}/pids.max", str(limits.pids + FIRST))
         write(f"{self._path}/cpu.max", f"{int(limits.cpus * _PERIOD_US)} {_PERIOD_US}")
+
+    def unbind(self) -> None:
+        """See `Group`."""
+        write(f"{self._path}/cpu.max", f"max {_PERIOD_US}")
+
+    def alone(self) -> bool:
+        """See `Group`.  A process counts until it is reaped (cgroup-v2.rst, PID)."""
+        return int(read(f"{self._path}/pids.current")) <= FIRST
 
     def mark(self) -> None:
         """See `Group`.  The peak can be reset since Linux 6.12; before, it includes the making."""
@@ -70,13 +78,12 @@ class GroupV2:
             oom_kills=_field(read(f"{self._path}/memory.events"), "oom_kill"),
         )
 
-    def remove(self) -> None:
+    def remove(self) -> bool:
         """See `Group`."""
         for fd in self.join_fds:
             os.close(fd)
         self.join_fds = ()
-        with suppress(OSError):  # a loaded kernel is slow to let go: swept when the service ends
-            remove_group(self._path)
+        return remove_group(self._path)
 
 
 class CgroupsV2:

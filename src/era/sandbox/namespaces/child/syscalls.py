@@ -68,7 +68,6 @@ _CLOEXEC: Final = 1
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4
-PR_SET_KEEPCAPS: Final = 8
 PR_CAPBSET_DROP: Final = 24
 PR_SET_NO_NEW_PRIVS: Final = 38
 PR_CAP_AMBIENT: Final = 47
@@ -76,6 +75,7 @@ _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _LAST_CAPABILITY: Final = 63
 _SECCOMP_SET_MODE_FILTER: Final = 1
+_SIGNALS: Final = 65
 
 
 def _check(result: int, what: str) -> int:
@@ -192,12 +192,18 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0) -> int:
     )
 
 
-def close_range(first: int) -> None:
-    """close_range(2): close every descriptor from `first` on."""
-    last = 0xFFFFFFFF
+def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
+    """close_range(2): close the descriptors from `first` to `last`, by default all others."""
     result = _syscall(_NR_CLOSE_RANGE, first, ctypes.c_uint(last), 0)
     if result < 0 and ctypes.get_errno() == errno.ENOSYS:
-        os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+        os.closerange(first, min(last + 1, os.sysconf("SC_OPEN_MAX")))
+
+
+def default_signals() -> None:
+    """signal(2) SIG_DFL for every signal that can be set, by the C library: `signal.signal` would
+    touch a page of Python's for each."""
+    for number in range(1, _SIGNALS):
+        _libc.signal(number, None)  # refused for SIGKILL, SIGSTOP and the C library's own
 
 
 class _CapHeader(ctypes.Structure):
@@ -209,14 +215,6 @@ def _capset(mask: int) -> None:
     low, high = mask & 0xFFFFFFFF, mask >> 32
     data = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
     _check(_libc.capset(ctypes.byref(header), data), "capset")
-
-
-def raise_capabilities() -> None:
-    """Make every permitted capability effective again after a change of user id with KEEPCAPS."""
-    header = _CapHeader(_CAPABILITY_VERSION_3, 0)
-    data = (ctypes.c_uint32 * 6)()
-    _check(_libc.capget(ctypes.byref(header), data), "capget")
-    _capset(data[1] | data[4] << 32)
 
 
 def drop_capabilities() -> None:

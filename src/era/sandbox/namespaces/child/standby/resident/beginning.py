@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     )
 
 _signal: Any = __import__("_signal")
-_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _FIRST_FIELD = 3
 _ENV_START_FIELD = 50
@@ -42,15 +41,14 @@ def measure() -> None:
     _area.extend(int(fields[at - _FIRST_FIELD]) for at in (_ENV_START_FIELD, _ENV_END_FIELD))
 
 
-def begin(gate: int, start: int, ready: int) -> None:
+def begin(gate: int, start: int) -> None:
     """In a program's process, locked up: wait, then be the interpreter that runs the program."""
     forget("era")
     hide_others()
     _set_signals()
     _set_thread()
     _renew_main()
-    libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
-    say_ready(ready)
+    say_ready(gate)
     told = wait(gate, start)
     env = dict(told["env"])
     _set_path(env.get("PYTHONPATH", ""))
