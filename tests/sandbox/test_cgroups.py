@@ -61,7 +61,7 @@ def test_v2_writes_every_limit(group_tree: str) -> None:
     assert text(f"{home}/box-1/memory.max") == str(1 << 20)
     assert text(f"{home}/box-1/memory.swap.max") == "0"
     assert text(f"{home}/box-1/memory.oom.group") == "1"
-    assert text(f"{home}/box-1/pids.max") == "9"
+    assert text(f"{home}/box-1/pids.max") == "10"  # and process 1
     assert text(f"{home}/box-1/cpu.max") == "150000 100000"
     assert text(f"{home}/cgroup.subtree_control") == "+cpu +memory +pids"
     assert text(f"{group_tree}/cgroup.subtree_control") == "+cpu +memory +pids"

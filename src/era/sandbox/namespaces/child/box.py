@@ -24,15 +24,15 @@ from era.sandbox.plan import Foundation, Plan
 PROXY_PORT = 3128
 TRANSPARENT_PORT = 3129
 DNS_PORT = 53
-_NAMESPACES = (
+NAMESPACES = (
     ("mnt", sys.CLONE_NEWNS),
     ("net", sys.CLONE_NEWNET),
     ("ipc", sys.CLONE_NEWIPC),
     ("uts", sys.CLONE_NEWUTS),
-    ("pid", sys.CLONE_NEWPID),
 )
-OWN_NAMESPACES = sys.CLONE_NEWNS | sys.CLONE_NEWNET | sys.CLONE_NEWIPC | sys.CLONE_NEWUTS
-"""Those that every process of a box is in, beside the pid, cgroup and user namespaces."""
+"""Those that every process of a box is in, beside the pid, cgroup and user namespaces: name in
+/proc, and kind."""
+KINDS = sys.CLONE_NEWNS | sys.CLONE_NEWNET | sys.CLONE_NEWIPC | sys.CLONE_NEWUTS
 
 
 class StepError(Exception):
@@ -57,20 +57,28 @@ class Home:
     """The launcher's own namespaces, to be left and come back to."""
 
     def __init__(self) -> None:
-        self._own = [
-            (os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC), kind)
-            for name, kind in _NAMESPACES
-        ]
+        # Held open: away from home there is no /proc of the launcher's.
+        path = "/proc/thread-self/ns"
+        self._names = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._own = [(self.here(name), kind) for name, kind in NAMESPACES]
+        self._own.append((self.here("pid"), sys.CLONE_NEWPID))
+
+    def here(self, name: str) -> int:
+        """A descriptor of the namespace that this process is in now."""
+        return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._names)
 
     def leave(self) -> None:
         """Into new namespaces.  The pid namespace is for children: the next one is process 1 in it,
         and the ones after that are in it too (pid_namespaces(7))."""
-        sys.unshare(OWN_NAMESPACES | sys.CLONE_NEWPID)
+        sys.unshare(KINDS | sys.CLONE_NEWPID)
 
     def come_back(self) -> None:
-        """Whatever of `leave` happened.  A launcher that cannot come back must not go on."""
-        for fd, kind in self._own:
-            sys.setns(fd, kind)
+        """Whatever of `leave` happened.  A launcher that cannot come back ends, with every box."""
+        try:
+            for fd, kind in self._own:
+                sys.setns(fd, kind)
+        except OSError:
+            os._exit(1)
 
     def visit_mounts(self, mounts_fd: int, act: Callable[[], None]) -> None:
         """Do something in another mount namespace."""
@@ -79,11 +87,6 @@ class Home:
             act()
         finally:
             sys.setns(self._own[0][0], sys.CLONE_NEWNS)
-
-
-def current_mounts() -> int:
-    """A descriptor of the mount namespace that this process is in; the launcher's /proc is needed."""
-    return os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def own_streams(fds: Iterable[int], user: User) -> None:

@@ -41,7 +41,7 @@ def run(plan: Plan, fds: FirstFds, seccomp: sys.FilterProgram, *, rootless: bool
         sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
         confine.reset_signals()
         confine.join(fds.cgroups)
-        mounts.mount_proc(plan)
+        mounts.mount_proc(plan, rootless=rootless)
         confine.be_first_to_go()
         confine.become_user(fds.user_namespace, plan.inside_uid, plan.inside_gid, rootless=rootless)
         # A change of user clears the parent-death signal (prctl(2)).

@@ -210,15 +210,16 @@ def _write(path: str, text: str) -> None:
 
 
 def _enter_namespaces(foundation: Foundation) -> None:
-    """Own mounts and a pid namespace for the child; rootless, a user namespace that gives the
-    capabilities for both (user_namespaces(7))."""
+    """Own namespaces of every kind that a box has, and a pid namespace for the child: who leaves
+    them for those of a box may come back only to what its own user namespace owns.  Rootless, that
+    user namespace gives the capabilities for all (user_namespaces(7))."""
     uid, gid = os.geteuid(), os.getegid()
     if foundation.rootless:
         sys.unshare(sys.CLONE_NEWUSER)
         _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"0 {uid} 1")
         _write("/proc/self/gid_map", f"0 {gid} 1")
-    sys.unshare(sys.CLONE_NEWNS | sys.CLONE_NEWPID)
+    sys.unshare(boxes.KINDS | sys.CLONE_NEWPID)
 
 
 def _wait_for(pid: int) -> NoReturn:

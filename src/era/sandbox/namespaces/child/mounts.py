@@ -25,6 +25,7 @@ _DEVICE_LINKS = (
 )
 _EMPTY_FILE = "/.empty"
 _EMPTY_DIR = "/.empty.d"
+_HOST_PROC = "/.proc"
 _TMPFS_FLAGS = sys.MS_NOSUID | sys.MS_NODEV
 
 
@@ -97,6 +98,7 @@ def build_base(foundation: Foundation) -> None:
         os.symlink(link_target, base + path)
     os.close(os.open(base + _EMPTY_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o444))
     os.mkdir(base + _EMPTY_DIR, 0o555)
+    os.mkdir(base + _HOST_PROC, 0o555)
     for bind in (*device_binds(), *foundation.binds):
         target = _mount_point(base, bind.target, directory=os.path.isdir(bind.source))
         _attach(_clone(bind, None), target)
@@ -228,10 +230,12 @@ def _read_only(path: str) -> None:
             os.close(tree)
 
 
-def mount_proc(plan: Plan) -> None:
+def mount_proc(plan: Plan, *, rootless: bool) -> None:
     """Mount the box's /proc and cover what the plan covers of it.  In process 1: /proc shows the pid
     namespace of who mounts it."""
     sys.mount("proc", "/proc", "proc", sys.MS_NOSUID | sys.MS_NODEV | sys.MS_NOEXEC, "hidepid=2")
+    if rootless:
+        sys.umount(_HOST_PROC)
     for path in plan.masked:
         _mask(path)
     for path in plan.read_only:
@@ -248,6 +252,10 @@ def enter(foundation: Foundation, plan: Plan, space: str, serial: int, idmap: in
     shm = f"mode=1777,size={plan.shm_bytes},nr_inodes=65536"
     sys.mount("shm", f"{base}/dev/shm", "tmpfs", _TMPFS_FLAGS, shm)
     attach(detach(foundation, plan, space, serial, idmap), base)
+    if foundation.rootless:
+        # A user namespace may mount /proc only where one is in sight (fs/namespace.c,
+        # mount_too_revealing): the host's, until process 1 has mounted the box's own.
+        _attach(sys.clone_mount("/proc", recursive=True), base + _HOST_PROC)
     root = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     sys.set_mount_flags(root, _RO, recursive=False)
     os.fchdir(root)

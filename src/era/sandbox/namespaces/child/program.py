@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -77,9 +78,10 @@ class Terms:
         }
 
 
-def enter(first: int) -> None:
-    """Into the namespaces of the box whose process 1 is `first` (a pidfd); setns(2)."""
-    sys.setns(first, box.OWN_NAMESPACES)
+def enter(spaces: Sequence[int]) -> None:
+    """Into the namespaces of a box, by descriptors in the order of `box.NAMESPACES`."""
+    for fd, (_name, kind) in zip(spaces, box.NAMESPACES, strict=True):
+        sys.setns(fd, kind)
 
 
 def lock_up(terms: Terms, fds: ProgramFds, seccomp: sys.FilterProgram) -> None:

@@ -70,36 +70,38 @@ class Trees:
         """
         box.own_streams((fds.stdout, fds.stderr), seat.user)
         built, built_write = os.pipe()
+        held = [built, built_write]
         mine = _program_fds(seat, fds, built)
         try:
-            mounts_fd = self._lay_out(run, plan, seat, fds, built_write)
-            try:
-                if interpreter:
-                    self._ask(interpreter, run, plan, mine, fds.control)
-                else:
-                    self._fork_program(run, plan, mine)
-            except OSError:
-                self.kill(run)
-                os.close(mounts_fd)
-                raise
-        finally:
-            self._home.come_back()
-            os.close(built)
-            os.close(built_write)
-        return mounts_fd
-
-    def _lay_out(self, run: int, plan: Plan, seat: box.Seat, fds: TreeFds, built_write: int) -> int:
-        """Away from home: the box, and its process 1."""
-        self._home.leave()
-        mounts_fd = box.current_mounts()
-        try:
+            self._home.leave()
+            mounts_fd = self._home.here("mnt")
+            held.append(mounts_fd)
             with socket.socket(fileno=os.dup(fds.control)) as control:
                 box.build(self._foundation, plan, seat, control)
             self._fork_first(run, plan, seat, fds, built_write)
+            if interpreter:
+                spaces = self._spaces(held)
+                self._ask(interpreter, run, plan, [*spaces, fds.control, *mine.all()])
+            else:
+                self._fork_program(run, plan, mine)
+            held.remove(mounts_fd)
         except BaseException:
-            os.close(mounts_fd)
+            self.kill(run)
             raise
+        finally:
+            self._home.come_back()
+            for fd in held:
+                os.close(fd)
         return mounts_fd
+
+    def _spaces(self, held: list[int]) -> list[int]:
+        """The namespaces of the box for who is to enter them, the one for its children first."""
+        names = ("pid_for_children", *(name for name, _kind in box.NAMESPACES))
+        spaces = []
+        for name in names:
+            held.append(self._home.here(name))
+            spaces.append(held[-1])
+        return spaces
 
     def visit(self, mounts_fd: int, act: Callable[[], None]) -> None:
         """Do something in the mount namespace of a tree."""
@@ -134,13 +136,10 @@ class Trees:
             program.run(terms, fds, self._seccomp, plan.ahead)
         self._children.watch(pid, lambda ended: self._ended(run, ended))
 
-    def _ask(
-        self, interpreter: str, run: int, plan: Plan, fds: program.ProgramFds, control: int
-    ) -> None:
+    def _ask(self, interpreter: str, run: int, plan: Plan, fds: Sequence[int]) -> None:
         terms = program.Terms.of(plan, rootless=self._foundation.rootless)
         message = {"run": run, "terms": terms.asdict()}
-        given = [self._first[run], control, *fds.all()]
-        self._interpreters.fork(interpreter, run, message, given)
+        self._interpreters.fork(interpreter, run, message, fds)
 
     def _ended(self, run: int, ended: Ended) -> None:
         event = {"event": "ended", "run": run, "status": ended.status, "cpu_ns": ended.cpu_ns}

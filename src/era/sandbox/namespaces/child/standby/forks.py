@@ -14,11 +14,14 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from era.sandbox.namespaces.child import program, syscalls, wire
+from era.sandbox.namespaces.child import box, program, syscalls, wire
 from era.sandbox.namespaces.child.standby import CONTROL_FD
 from era.sandbox.plan import Foundation, decode_foundation
 
 _AtGate = tuple[int, int]
+_SPACES = 1 + len(box.NAMESPACES)
+"""A request's descriptors: a box's pid namespace, its others, its control socket, then those of the
+program's process."""
 
 
 class Standby:
@@ -49,25 +52,26 @@ class Standby:
 
     def _fork(self, terms: dict[str, Any], fds: list[int]) -> _AtGate | None:
         """A child in the pid namespace of a box; it goes into the others itself."""
-        first, box = fds[:2]
+        pids, spaces, control = fds[0], fds[1:_SPACES], fds[_SPACES]
+        given = fds[_SPACES + 1 :]
         try:
-            pid = self._fork_into(first)
+            pid = self._fork_into(pids)
         except OSError as error:  # the box has ended, or no process can be made
-            _tell(box, {"event": "failed", "step": "fork", "errno": error.errno or 0})
-            os.close(box)
+            _tell(control, {"event": "failed", "step": "fork", "errno": error.errno or 0})
+            os.close(control)
         else:
             if pid == 0:
-                return _become(terms, first, program.ProgramFds.of(fds[2:]), self._seccomp)
+                return _become(terms, spaces, program.ProgramFds.of(given), self._seccomp)
             pidfd = os.pidfd_open(pid)
-            self._runs[pidfd] = (pid, box)
+            self._runs[pidfd] = (pid, control)
             self._poll.register(pidfd, select.POLLIN)
-        for fd in (first, *fds[2:]):
+        for fd in (pids, *spaces, *given):
             os.close(fd)
         return None
 
-    def _fork_into(self, first: int) -> int:
-        """fork(2) with the child in the pid namespace of the process `first`."""
-        syscalls.setns(first, syscalls.CLONE_NEWPID)
+    def _fork_into(self, pids: int) -> int:
+        """fork(2) with the child in the pid namespace `pids`."""
+        syscalls.setns(pids, syscalls.CLONE_NEWPID)
         pid = -1
         try:
             pid = os.fork()
@@ -79,30 +83,30 @@ class Standby:
     def _ended(self, pidfd: int) -> None:
         self._poll.unregister(pidfd)
         os.close(pidfd)
-        pid, box = self._runs.pop(pidfd)
+        pid, control = self._runs.pop(pidfd)
         _, status, usage = os.wait4(pid, 0)
         cpu_ns = int((usage.ru_utime + usage.ru_stime) * 1e9)
         event = {"event": "ended", "status": status, "cpu_ns": cpu_ns}
-        _tell(box, event | {"at_ns": time.monotonic_ns()})
-        os.close(box)
+        _tell(control, event | {"at_ns": time.monotonic_ns()})
+        os.close(control)
 
 
 def _become(
-    terms: dict[str, Any], first: int, fds: program.ProgramFds, seccomp: syscalls.FilterProgram
+    terms: dict[str, Any],
+    spaces: list[int],
+    fds: program.ProgramFds,
+    seccomp: syscalls.FilterProgram,
 ) -> _AtGate:
     """In the child: into the box, and locked up there."""
-    try:
-        program.enter(first)
-    except OSError:  # its process 1 has ended since
-        os._exit(1)
+    program.enter(spaces)
     program.lock_up(program.Terms(**terms), fds, seccomp)
     return fds.gate, fds.start
 
 
-def _tell(box: int, event: dict[str, Any]) -> None:
+def _tell(control: int, event: dict[str, Any]) -> None:
     """Tell the server about one box, over its control socket; it may have given the box up."""
     with suppress(OSError):
-        os.write(box, wire.pack(event))
+        os.write(control, wire.pack(event))
 
 
 def serve() -> _AtGate:
