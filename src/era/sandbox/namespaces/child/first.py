@@ -39,6 +39,7 @@ def run(plan: Plan, fds: FirstFds, seccomp: sys.FilterProgram, *, rootless: bool
     try:
         control = socket.socket(fileno=fds.control)
         sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
+        sys.set_name("era-box")
         confine.reset_signals()
         confine.join(fds.cgroups)
         mounts.mount_proc(plan, rootless=rootless)

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from era.sandbox.namespaces.child import box as boxes
 from era.sandbox.namespaces.child import mounts, wire
 from era.sandbox.namespaces.child import syscalls as sys
-from era.sandbox.namespaces.child.children import Children, Ended
+from era.sandbox.namespaces.child.children import Children
 from era.sandbox.namespaces.child.interpreters import Interpreters
 from era.sandbox.namespaces.child.scratch import Scratch, Space
 from era.sandbox.namespaces.child.trees import TreeFds, Trees
@@ -162,11 +162,19 @@ class Launcher:
         if opened is None:
             raise OSError(errno.ENOENT, "no such box")
         opened.hold_mounts(_NONE)
-        self._scratch.retire(opened.space)
+        if self._scratch.retire(opened.space):
+            clean = False
+            with suppress(OSError):
+                self._scratch.clean(opened.space)
+                clean = True
+            self._closed(number, opened, clean=clean)
+            return
         pid = os.fork()
         if pid == 0:
             self._clean(opened.space)
-        self._children.watch(pid, lambda ended: self._closed(number, opened, ended))
+        self._children.watch(
+            pid, lambda ended: self._closed(number, opened, clean=ended.status == 0)
+        )
 
     def _clean(self, space: Space) -> NoReturn:
         """A process of its own, with the launcher's rights, inside the launcher's namespaces."""
@@ -178,9 +186,9 @@ class Launcher:
         finally:
             os._exit(code)
 
-    def _closed(self, number: int, opened: _OpenBox, ended: Ended) -> None:
+    def _closed(self, number: int, opened: _OpenBox, *, clean: bool) -> None:
         with suppress(OSError):  # a mount that is still busy goes with its last user
-            self._scratch.recycle(opened.space, clean=ended.status == 0)
+            self._scratch.recycle(opened.space, clean=clean)
         self._users.give_back(opened.user)
         self._tell({"event": "closed", "box": number})
 
@@ -249,6 +257,7 @@ def _make_ready(foundation: Foundation) -> None:
 def main(control_fd: int) -> NoReturn:
     """Entry point; see the module's docstring.  Refusals at start are reported as `failed`."""
     sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
+    sys.set_name("era-launcher")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the server alone decides when this process ends
     control = socket.socket(fileno=control_fd)

@@ -69,6 +69,7 @@ _CLOEXEC: Final = 1
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4
 PR_CAPBSET_DROP: Final = 24
+PR_SET_NAME: Final = 15
 PR_SET_NO_NEW_PRIVS: Final = 38
 PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
@@ -190,6 +191,11 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0) -> int:
         _libc.prctl(option, ctypes.c_ulong(arg2), ctypes.c_ulong(arg3), zero, zero),
         f"prctl {option}",
     )
+
+
+def set_name(name: str) -> None:
+    """prctl(2) PR_SET_NAME: what ps and top call this process; 15 bytes at most."""
+    _check(_libc.prctl(PR_SET_NAME, name.encode(), 0, 0, 0), "prctl")
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:

@@ -8,9 +8,12 @@ imports the module.
 from __future__ import annotations
 
 import builtins
+import ctypes
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from types import ModuleType
 from typing import Any, Final
 
@@ -25,6 +28,7 @@ _OURS: Final = (
 _UNSEEN_NAME: Final = "<frozen importlib._bootstrap>"
 """The name that what stays is compiled under: like Python's own import system, it is left out of
 tracebacks and of the frames that warnings are attributed to."""
+_OPENSSL_INIT_NO_ATEXIT: Final = 0x80000
 _PARTS: Final = (
     "../gate.py",
     *(f"resident/{part}.py" for part in ("knowing", "beginning", "ending")),
@@ -155,12 +159,24 @@ def _resident() -> dict[str, Any]:
     return namespace
 
 
+def _spare_the_end_of_openssl() -> None:
+    """Have libcrypto not free its tables when a program ends (OPENSSL_init_crypto(3)): that touches
+    some 200 pages, each of which is copied then, for memory that the kernel takes back anyway.  To be
+    called before anything that uses it is imported."""
+    with suppress(OSError, AttributeError, ImportError):  # a Python without it
+        spec = importlib.util.find_spec("_hashlib")
+        if spec is not None and spec.origin is not None:
+            libcrypto = ctypes.CDLL(spec.origin)
+            libcrypto.OPENSSL_init_crypto(ctypes.c_uint64(_OPENSSL_INIT_NO_ATEXIT), None)
+
+
 def prepare(before: Mapping[str, ModuleType]) -> dict[str, Any]:
     """Import what is wanted ahead; the names of what stays (`resident`), told what is known."""
     # What importing this module brought is imported again, to be noted.
     for name in [name for name in sys.modules if name not in before]:
         if name.partition(".")[0] not in ("era", "sitecustomize"):
             del sys.modules[name]
+    _spare_the_end_of_openssl()
     recorder = Recorder(before)
     recorder.run([*_OURS, *os.environ[standby.AHEAD].split()])
     asked = {

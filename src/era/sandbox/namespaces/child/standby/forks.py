@@ -6,6 +6,7 @@ capabilities.
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -120,6 +121,8 @@ def serve() -> _AtGate:
     foundation = decode_foundation(wire.read_all(fds[0]))
     for fd in fds:
         os.close(fd)
-    at_gate = Standby(control, foundation).serve()
+    standby = Standby(control, foundation)
+    gc.freeze()  # what stands ready is no garbage of a program's, and out of its sight
+    at_gate = standby.serve()
     control.detach()
     return at_gate

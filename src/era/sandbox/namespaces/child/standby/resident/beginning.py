@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from era.sandbox.namespaces.child.standby.resident.ending import watch_the_end
     from era.sandbox.namespaces.child.standby.resident.knowing import (
         at_start,
+        drop,
         find_customization,
-        forget,
         hide_others,
         import_from_here,
         known,
@@ -43,7 +43,7 @@ def measure() -> None:
 
 def begin(gate: int, start: int) -> None:
     """In a program's process, locked up: wait, then be the interpreter that runs the program."""
-    forget("era")
+    drop("era")
     hide_others()
     _set_signals()
     _set_thread()

@@ -33,6 +33,7 @@ _exits: dict[str, list[tuple[Any, ...]]] = {}
 _specs: dict[str, Any] = {}
 _paths: dict[str, list[str]] = {}
 _apart: set[str] = set()
+_dropped: list[ModuleType] = []
 _library: list[str] = []
 _finders: list[Any] = []
 _hooks: list[Any] = []
@@ -103,6 +104,13 @@ def forget(package: str) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         vars(sys.modules.pop(name)).clear()
     gc.collect()
+
+
+def drop(package: str) -> None:
+    """Take `package` out of sight, and leave it where it is: to free it would touch all of its pages,
+    each of which is copied then."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        _dropped.append(sys.modules.pop(name))
 
 
 def hide(searched: Mapping[str, Any]) -> None:
