@@ -1,8 +1,8 @@
 """Imports modules before any program does, and notes what a first import of each would bring.
 
 Standing process only, before it forks; nothing of this module stays.  While a module runs, every
-import it asks for is noted, as is every exit function it registers: those take effect when a program
-imports the module.
+import it asks for is noted, as is every function it registers for the end or for forks: those take
+effect when a program imports the module.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Recorder:
     def __init__(self, before: Mapping[str, ModuleType]) -> None:
         self.needs: dict[str, dict[str, None]] = {}
         self.exits: dict[str, list[tuple[Any, ...]]] = {}
+        self.forks: dict[str, list[dict[str, Any]]] = {}
         self._seen = {*before, *sys.modules}
         self._running: list[str] = []
         self._load: Callable[..., Any] = _bootstrap._find_and_load_unlocked
@@ -59,6 +60,8 @@ class Recorder:
         builtins.__import__ = self._importing  # type: ignore[assignment]
         atexit: Any = __import__("atexit")
         self._register, atexit.register = atexit.register, self._registering
+        at_fork: Any = os.register_at_fork
+        os.register_at_fork = self._noting_fork  # type: ignore[assignment]
         try:
             for name in names:
                 self._try(name)
@@ -67,6 +70,7 @@ class Recorder:
             _bootstrap._find_and_load = self._ask
             builtins.__import__ = self._import
             atexit.register = self._register
+            os.register_at_fork = at_fork
 
     def _try(self, name: str) -> None:
         try:
@@ -130,6 +134,9 @@ class Recorder:
         self.exits.setdefault(self._running[-1], []).append((call, names))
         return call[0]
 
+    def _noting_fork(self, **functions: Any) -> None:
+        self.forks.setdefault(self._running[-1], []).append(functions)
+
 
 def _asked_for(name: str, needs: Mapping[str, Iterable[str]]) -> list[str]:
     """What a first import of `name` asks for, in the order in which it is there in the end, among it
@@ -185,7 +192,8 @@ def prepare(before: Mapping[str, ModuleType]) -> dict[str, Any]:
         if name in sys.modules
     }
     resident = _resident()
-    resident["remember"](dict(before), asked, recorder.exits)
+    resident["remember"](dict(before), asked, recorder.exits, recorder.forks)
     resident["measure"]()
+    resident["stand_in_environment"](("PYTHONPATH", standby.AHEAD, standby.PAD))
     resident["functions_on_stack"]()  # the first time costs: the unwinder is loaded
     return resident
