@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 INSIDE_UID = 1000
@@ -99,7 +100,15 @@ class Plan:
 
 def encode(value: Plan | Start | Foundation) -> bytes:
     """The plan as bytes: JSON, ASCII only, so that any string passes unchanged."""
+    return _encode_plan(value) if isinstance(value, Plan) else _encode(value)
+
+
+def _encode(value: Plan | Start | Foundation) -> bytes:
     return json.dumps(asdict(value), separators=(",", ":")).encode("ascii")
+
+
+_encode_plan = lru_cache(maxsize=64)(_encode)
+"""Most boxes have one of a few plans."""
 
 
 def _build(cls: Any, raw: dict[str, Any], nested: dict[str, Any]) -> Any:
@@ -116,6 +125,7 @@ def _build(cls: Any, raw: dict[str, Any], nested: dict[str, Any]) -> Any:
     return cls(**values)
 
 
+@lru_cache(maxsize=64)
 def decode_plan(data: bytes) -> Plan:
     """The plan that `encode` wrote; ValueError or TypeError for anything else."""
     raw = json.loads(data)

@@ -61,7 +61,7 @@ class Recorder:
         atexit: Any = __import__("atexit")
         self._register, atexit.register = atexit.register, self._registering
         at_fork: Any = os.register_at_fork
-        os.register_at_fork = self._noting_fork  # type: ignore[assignment]
+        os.register_at_fork = self._noting_fork
         try:
             for name in names:
                 self._try(name)
