@@ -117,6 +117,11 @@ def groups_of(pid: int) -> list[str]:
     return found
 
 
+def processes_in(group: str) -> list[int]:
+    """Processes of a cgroup directory."""
+    return list(map(int, _read(f"{group}/cgroup.procs").split()))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
     """What a driver holds.  Two counts of an idle driver must be equal."""

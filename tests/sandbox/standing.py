@@ -33,7 +33,7 @@ class Standing(NamespacesDriver):
     @property
     def waiting(self) -> int:
         """How many boxes wait."""
-        return sum(len(shelf.waiting) for shelf in self._pool._shelves.values())
+        return sum(len(shelf.waiting) for shelf in self.pool._shelves.values())
 
     def is_warm(self, box: Box, program: Program) -> bool:
         """Whether `program`, run next in `box`, is run by a Python that stands ready."""

@@ -118,7 +118,7 @@ class NamespacesDriver:
         self._ready: dict[int, Prepared] = {}
         self._winding_up: set[asyncio.Task[None]] = set()
         self._ready_spec = BoxSpec(limits=limits or Limits())
-        self._pool = Pool(
+        self.pool = Pool(
             warm,
             make=self._make_ready,
             discard=self._discard,
@@ -145,11 +145,11 @@ class NamespacesDriver:
     async def start(self) -> None:
         """See `Driver`."""
         await self._ensure_launcher()
-        self._pool.open()
+        self.pool.open()
 
     async def close(self) -> None:
         """See `Driver`."""
-        await self._pool.close()
+        await self.pool.close()
         if self._launcher is not None:
             await self._launcher.close()
             self._fail_everything()
@@ -210,7 +210,7 @@ class NamespacesDriver:
         ready = self._ready_spec.limits
         if _egress_wanted(spec) or replace(spec.limits, cpus=ready.cpus) != ready:
             return None
-        prepared = self._pool.take(spec.interpreter)
+        prepared = self.pool.take(spec.interpreter)
         if prepared is not None:
             del self._ready[prepared.number]
         return prepared
@@ -354,7 +354,7 @@ class NamespacesDriver:
             return self._launcher
 
     def _fail_everything(self) -> None:
-        self._pool.launcher_lost()
+        self.pool.launcher_lost()
         for run in list(self._runs.values()):
             run.lost()
         for opened in list(self._opened.values()):
@@ -389,7 +389,7 @@ class NamespacesDriver:
             if run is not None and not run.attached.done():
                 run.attached.set_result(None)
         elif event == "interpreter":
-            self._pool.interpreter_changed(message["name"], up=message["up"])
+            self.pool.interpreter_changed(message["name"], up=message["up"])
         elif event == "refused":
             self._refused(message)
 
@@ -506,6 +506,7 @@ class _NamespacesBox:
         await self.quiet()
         self._stop = asyncio.Event()
         prepared, self.prepared = self.prepared, None
+        self._driver.pool.began()
         try:
             if prepared is not None:
                 if fits(prepared.warm, program):
@@ -518,6 +519,7 @@ class _NamespacesBox:
                     await prepared.run.finish()
             return await self._driver.run(self, self._spec, program, sink, self._stop)
         finally:
+            self._driver.pool.ended()
             self._stop = None
 
     def cancel(self) -> None:

@@ -68,6 +68,7 @@ _CLOEXEC: Final = 1
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4
+PR_SET_KEEPCAPS: Final = 8
 PR_CAPBSET_DROP: Final = 24
 PR_SET_NAME: Final = 15
 PR_SET_NO_NEW_PRIVS: Final = 38
@@ -221,6 +222,14 @@ def _capset(mask: int) -> None:
     low, high = mask & 0xFFFFFFFF, mask >> 32
     data = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
     _check(_libc.capset(ctypes.byref(header), data), "capset")
+
+
+def raise_capabilities() -> None:
+    """Make every permitted capability effective again after a change of user id with KEEPCAPS."""
+    header = _CapHeader(_CAPABILITY_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)()
+    _check(_libc.capget(ctypes.byref(header), data), "capget")
+    _capset(data[1] | data[4] << 32)
 
 
 def drop_capabilities() -> None:

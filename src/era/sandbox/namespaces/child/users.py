@@ -35,8 +35,12 @@ class User:
     idmap: int | None
 
 
-def _user_namespace(user_map: str, group_map: str) -> int:
-    """A descriptor of a new user namespace; nobody in it may change supplementary groups."""
+def _user_namespace(user_map: str, group_map: str, creator: tuple[int, int] | None = None) -> int:
+    """A descriptor of a new user namespace; nobody in it may change supplementary groups.
+
+    Limits by user are counted in every namespace upwards, there for who created the one below
+    (kernel/ucount.c): `creator` is that user and group, by default this process's.
+    """
     made_read, made_write = os.pipe()
     done_read, done_write = os.pipe()
     pid = os.fork()
@@ -44,6 +48,8 @@ def _user_namespace(user_map: str, group_map: str) -> int:
         code = 1
         try:
             os.close(done_write)
+            if creator is not None:
+                _become(*creator)
             sys.unshare(sys.CLONE_NEWUSER)
             os.write(made_write, b"1")
             os.read(done_read, 1)
@@ -68,6 +74,16 @@ def _user_namespace(user_map: str, group_map: str) -> int:
         os.close(made_read)
         os.close(done_write)
         os.waitpid(pid, 0)
+
+
+def _become(uid: int, gid: int) -> None:
+    """Capabilities are kept over the change of user only so that a host which reserves user
+    namespaces for privileged processes allows this one."""
+    os.setgroups([])
+    sys.prctl(sys.PR_SET_KEEPCAPS, 1)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    sys.raise_capabilities()
 
 
 def _outer_pid(pid: int) -> int:
@@ -108,15 +124,16 @@ class Users:
             return self._free.pop()
         self._made += 1
         uid, gid = self._owner
-        idmap = None
+        idmap = creator = None
         if self._apart:
             owner, uid = uid, uid + self._made
             gid = uid
+            creator = (uid, gid)
             # Root maps to itself: the overlay's work directory is made as root.
             text = f"0 0 1\n{owner} {uid} 1\n"
             idmap = _user_namespace(text, text)
         inside_uid, inside_gid = self._inside
-        namespace = _user_namespace(f"{inside_uid} {uid} 1\n", f"{inside_gid} {gid} 1\n")
+        namespace = _user_namespace(f"{inside_uid} {uid} 1\n", f"{inside_gid} {gid} 1\n", creator)
         return User(uid=uid, gid=gid, namespace=namespace, idmap=idmap)
 
     def give_back(self, user: User) -> None:

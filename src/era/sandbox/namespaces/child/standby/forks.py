@@ -6,7 +6,6 @@ capabilities.
 
 from __future__ import annotations
 
-import gc
 import os
 import resource
 import select
@@ -128,8 +127,6 @@ def serve() -> _AtGate:
     foundation = decode_foundation(wire.read_all(fds[0]))
     for fd in fds:
         os.close(fd)
-    standby = Standby(control, foundation)
-    gc.freeze()  # what stands ready is no garbage of a program's, and out of its sight
-    at_gate = standby.serve()
+    at_gate = Standby(control, foundation).serve()
     control.detach()
     return at_gate

@@ -21,6 +21,9 @@ try:
     _resident = _ahead.prepare(_before)
     del _ahead
     _resident["forget"]("era")
+    import gc as _gc
+
+    _gc.freeze()
     from era.sandbox.namespaces.child.standby import forks as _forks
 
     sys.path.remove(_source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import posix
 import site
@@ -57,6 +58,7 @@ def begin(gate: int, start: int) -> None:
     """In a program's process, locked up: wait, then be the interpreter that runs the program."""
     if len(sys.modules) != len(at_start) + 1:  # beside them only the hook
         hide_others()
+    gc.collect()  # what brought this process here
     _set_signals()
     _renew_main()
     _rehearse()

@@ -34,7 +34,6 @@ _forks: dict[str, list[dict[str, Any]]] = {}
 _specs: dict[str, Any] = {}
 _paths: dict[str, list[str]] = {}
 _apart: set[str] = set()
-_dropped: list[ModuleType] = []
 _library: list[str] = []
 _finders: list[Any] = []
 _hooks: list[Any] = []
@@ -128,10 +127,10 @@ def hide(searched: Mapping[str, Any]) -> None:
 
 
 def hide_others() -> None:
-    """Take modules that are not of the start out of `sys.modules`, ours among them.  They stay where
-    they are: to free them would touch all of their pages, each of which is copied in a fork."""
+    """Take modules that are not of the start out of `sys.modules`; what is not known is held by who
+    uses it only."""
     for name in [name for name in sys.modules if name not in at_start and name != "sitecustomize"]:
-        _dropped.append(sys.modules.pop(name))
+        del sys.modules[name]
 
 
 def find_customization() -> bool:
