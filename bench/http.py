@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +26,11 @@ START_SECONDS: Final = 180
 SESSION: Final = "bench-pandas"
 
 
-def _environment(state_dir: str) -> dict[str, str]:
+def _environment(state_dir: str, settings: Mapping[str, str]) -> dict[str, str]:
     ours = {
         name: value for name, value in os.environ.items() if not name.startswith(("ERA_", "AGENT_"))
     }
-    return {**ours, "AGENT_STATE_DIR": state_dir, "ERA_GO_AHEAD": "0"}
+    return {**ours, "AGENT_STATE_DIR": state_dir, "ERA_GO_AHEAD": "0", **settings}
 
 
 def _free_port() -> int:
@@ -42,7 +42,7 @@ def _free_port() -> int:
 class Server:
     """A running `era serve`."""
 
-    def __init__(self, state_dir: str) -> None:
+    def __init__(self, state_dir: str, **settings: str) -> None:
         self.port = _free_port()
         command = (sys.executable, "-m", "era", "serve", "--port", str(self.port))
         log = Path(f"{state_dir}.log")
@@ -52,7 +52,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                env=_environment(state_dir),
+                env=_environment(state_dir, settings),
             )
         deadline = time.monotonic() + START_SECONDS
         while not self._healthy():

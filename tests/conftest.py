@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
 
 import pytest
 
 from era.sandbox.namespaces.cgroups.detect import find_v1, find_v2
+from tests.servers.objects import Objects, objects
+from tests.servers.postgres import Postgres, postgres
 
 
 def pytest_report_header() -> str:
@@ -21,3 +24,17 @@ def pytest_report_header() -> str:
 def anyio_backend() -> str:
     """The service runs on asyncio, so its tests do."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A running PostgreSQL, one for each process that runs tests."""
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[Objects]:
+    """A running S3 server, one for each process that runs tests."""
+    with objects() as server:
+        yield server

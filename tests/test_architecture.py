@@ -31,6 +31,7 @@ VOCABULARY = (
 """From the bottom upwards: each may import those before it."""
 
 STORAGE = "era.storage.base"
+LEASES = "era.storage.leases"
 LINKS = "era.storage.links"
 """A pure function over what `base` returns; it opens nothing."""
 SANDBOX = "era.sandbox.base"
@@ -70,6 +71,7 @@ ROOMS = (
         may=(
             *VOCABULARY,
             STORAGE,
+            LEASES,
             LINKS,
             SANDBOX,
             "era.workspace",

@@ -165,6 +165,50 @@ class Settings(BaseSettings):
         "ERA_SHUTDOWN_GRACE", 5.0, "Seconds that runs get to finish when the server stops."
     )
 
+    # -- stores --
+    database_url: Annotated[
+        str,
+        Field(pattern=r"^(postgres(ql)?://.*)?$"),
+        Must("the URL of a PostgreSQL database, postgresql://user:password@host/name"),
+    ] = _var(
+        "ERA_DATABASE_URL",
+        "",
+        "PostgreSQL database for the records, `postgresql://user:password@host/name`;"
+        " a SQLite file in the state directory if empty.",
+        secret=True,
+    )
+    node_url: Annotated[
+        str, Field(pattern=r"^(http://[^/?#]+)?$"), Must("an address such as http://10.0.0.5:8787")
+    ] = _var(
+        "ERA_NODE_URL",
+        "",
+        "With PostgreSQL: the address under which the other servers on the same database reach this"
+        " one; by default its listening address.",
+    )
+    lease_seconds: Annotated[
+        float, Field(ge=1, le=3600, allow_inf_nan=False), Must("a number of seconds from 1 to 3600")
+    ] = _var(
+        "ERA_LEASE_SECONDS",
+        15.0,
+        "With PostgreSQL: how long a server that has died keeps its sessions from the others.",
+    )
+    blobs_url: Annotated[
+        str,
+        Field(pattern=r"^((s3|gs|az)://.*)?$"),
+        Must("the URL of an object store, s3://bucket/prefix, gs:// or az://"),
+    ] = _var(
+        "ERA_BLOBS_URL",
+        "",
+        "Object store for the bytes of files and layers, `s3://bucket/prefix`, `gs://` or `az://`;"
+        " a directory in the state directory if empty.  Keys, region and endpoint come from the"
+        " variables that the store's own tools read, such as `AWS_ENDPOINT_URL`.",
+    )
+    blob_cache_bytes: Size = _var(
+        "ERA_BLOB_CACHE_BYTES",
+        10 << 30,
+        "With an object store: how much of it is kept at hand in the state directory.",
+    )
+
     # -- requests --
     max_body_bytes: Size = _var("ERA_MAX_BODY_BYTES", 16 << 20, "Largest JSON body.")
     max_code_bytes: Size = _var("ERA_MAX_CODE_BYTES", 1 << 20, "Largest `code`.")

@@ -65,6 +65,8 @@ def test_a_body_is_a_value_or_a_refusal(members: dict[str, Any], parser: Any) ->
 class Nobody:
     """Stands where the sessions stand, and must not be reached with a body that is refused."""
 
+    takeover_seconds = None
+
     def __getattr__(self, name: str) -> Any:
         async def refuse(*_: Any, **__: Any) -> Any:
             raise EraError("server_busy")

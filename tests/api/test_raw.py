@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from era.api import server
+from era.api import rest, server
 from era.api.options import Bounds
 from era.models import RunRequest, RunResult
 from era.sessions.service import Sessions
@@ -71,6 +72,36 @@ async def test_a_refused_body_is_dropped_and_the_connection_serves_on(port: int)
     writer.write(request("GET", "/health"))
     assert (await read_answer(reader)).status == 200
     writer.close()
+
+
+def send_all_then_read(port: int, data: bytes) -> bytes:
+    """A client that reads nothing before it has sent everything."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+        client.sendall(data)
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+@pytest.mark.parametrize("chunks", [False, True])
+async def test_who_asks_for_a_close_still_learns_why_its_body_is_refused(
+    port: int, chunks: bool
+) -> None:
+    """Closed with the answer, the connection would be reset under a client that still sends."""
+    body = b" " * (16 << 20)
+    head = "Transfer-Encoding: chunked" if chunks else f"Content-Length: {len(body)}"
+    data = f"POST /api/execute HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n\r\n".encode()
+    data += CHUNK % (len(body), body) + b"0\r\n\r\n" if chunks else body
+    answer = await asyncio.to_thread(send_all_then_read, port, data)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b'"code":"body_too_large"' in answer
+
+
+async def test_a_rest_that_never_comes_is_not_waited_for(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "REST_SECONDS", 0.05)
+    head = request("POST", "/api/execute", b" " * (LIMIT * 2), Connection="close").rstrip(b" ")
+    answer = await asyncio.to_thread(send_all_then_read, port, head)
+    assert answer.startswith(b"HTTP/1.1 413 ")
 
 
 async def test_a_chunked_body_within_the_limit(port: int) -> None:

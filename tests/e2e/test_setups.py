@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -60,6 +62,22 @@ def command(client: Api, session: str, text: str, **members: Any) -> str:
     return output
 
 
+def wait_for_bytecode(server: WatchedServer) -> None:
+    """Wait until nothing more comes to the layers: compiled modules of each with Python in it."""
+    layers = server.state_dir / "layers"
+
+    def missing() -> bool:
+        names = os.listdir(layers)
+        with_python = [name for name in names if (layers / name / "python").is_dir()]
+        return any(".tmp-" in name for name in names) or any(
+            not name.endswith(".bytecode") and f"{name}.bytecode" not in names
+            for name in with_python
+        )
+
+    while missing():  # ended by the limit of the test
+        time.sleep(0.05)
+
+
 def test_npm_for_node(client: Api) -> None:
     result = set_up(client, "node", "node", npm=NPM, commands=COMMANDS)
     assert result["npm_packages"] == NPM
@@ -110,6 +128,7 @@ def test_a_run_changes_no_layer(client: Api, server: WatchedServer, memory_mib: 
     code = "import six, subprocess; print(six.__version__, flush=True);"
     code += "subprocess.run(['node', '-p', 'require(\"ms\")(1000)'])"
     assert client.run(session, code)["stdout"] == "1.16.0\n1s\n"
+    wait_for_bytecode(server)
     before = contents(str(server.state_dir / "layers"))
     assert any(path.endswith("six.py") for path in before)
     spoil = (

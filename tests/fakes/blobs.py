@@ -73,6 +73,9 @@ class MemoryBlobs:
             if self._clock() - self._stored_at[blob] >= age_seconds:
                 yield blob
 
+    async def tidy(self, age_seconds: float) -> None:
+        await asyncio.sleep(0)
+
     async def close(self) -> None:
         self.closed = True
 

@@ -7,8 +7,10 @@ rooms are tested on.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from era.errors import (
     ConflictError,
@@ -42,6 +44,7 @@ from era.storage.base import (
     RunCommit,
     SetupJob,
 )
+from tests.fakes.leases import MemoryLeases
 from tests.fakes.manifests import (
     Kept,
     Tree,
@@ -58,12 +61,23 @@ from tests.fakes.manifests import (
 )
 
 
-class MemoryRecords:
+@dataclass(slots=True)
+class Claim:
+    """Whose a setup or a session is, until when, and for the how-manieth time."""
+
+    owner: str
+    until: float
+    epoch: int
+
+
+class MemoryRecords(MemoryLeases):
     """Keeps `era.storage.base.Records` for as long as it lives."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._sessions: dict[str, Kept] = {}
         self._layers: dict[str, LayerRecord] = {}
+        self._claims: dict[int, Claim] = {}
         self._last_uid = 0
         self._given: set[str] = set()
         self.closed = False
@@ -86,6 +100,9 @@ class MemoryRecords:
             if kept.record.uid == uid:
                 return kept
         raise session_not_found()
+
+    async def uids(self) -> frozenset[int]:
+        return frozenset(kept.record.uid for kept in self._sessions.values())
 
     def _uid(self) -> int:
         self._last_uid += 1
@@ -159,6 +176,10 @@ class MemoryRecords:
         if not key.startswith(kind):
             raise invalid_field("cursor", "a next_cursor of this list")
         return key.removeprefix(kind)
+
+    async def existing(self, uids: Sequence[int]) -> frozenset[int]:
+        await asyncio.sleep(0)
+        return frozenset(uids) & await self.uids()
 
     async def patch(self, session_id: str, patch: SessionPatch, now_ms: int) -> SessionRecord:
         kept = await self._find(session_id)
@@ -303,6 +324,8 @@ class MemoryRecords:
 
     async def commit_run(self, commit: RunCommit, quota: Quota) -> Committed:
         kept = await self._find_uid(commit.uid)
+        if commit.epoch is not None:
+            self.fence(commit.uid, commit.epoch)
         now = commit.finished_at_ms
         before = kept.head
         after = dict(before)
@@ -384,14 +407,21 @@ class MemoryRecords:
         ]
         return sorted(found, key=lambda kept: (kept.queued, kept.record.uid))
 
-    async def claim_setup(self) -> SetupJob | None:
+    async def claim_setup(
+        self, owner: str = "", ttl_seconds: float | None = None
+    ) -> SetupJob | None:
         await asyncio.sleep(0)
         for kept in self._with(SetupStatus.PENDING):
             state = kept.record.setup
             assert state is not None
             attempts = state.attempts + 1
             set_setup(kept, status=SetupStatus.RUNNING, attempts=attempts, progress=None)
+            uid = kept.record.uid
+            epoch = self._claims[uid].epoch + 1 if uid in self._claims else 1
+            until = math.inf if ttl_seconds is None else time.time() + ttl_seconds
+            self._claims[uid] = Claim(owner, until, epoch)
             return SetupJob(
+                epoch=epoch,
                 uid=kept.record.uid,
                 session_id=kept.record.id,
                 language=kept.record.language,
@@ -400,11 +430,27 @@ class MemoryRecords:
             )
         return None
 
-    async def reset_running_setups(self, max_attempts: int, result: JsonText) -> int:
+    async def renew_setups(
+        self, owner: str, uids: Sequence[int], ttl_seconds: float
+    ) -> frozenset[int]:
+        await asyncio.sleep(0)
+        running = {kept.record.uid for kept in self._with(SetupStatus.RUNNING)} & set(uids)
+        mine = {uid for uid in running if self._claims[uid].owner == owner}
+        for uid in mine:
+            self._claims[uid].until = time.time() + ttl_seconds
+        return frozenset(mine)
+
+    async def reset_running_setups(
+        self, max_attempts: int, result: JsonText, owner: str | None = ""
+    ) -> int:
         await asyncio.sleep(0)
         resumed = 0
         for kept in self._with(SetupStatus.RUNNING):
             assert kept.record.setup is not None
+            claim = self._claims[kept.record.uid]
+            whose = owner is not None and claim.owner.startswith(owner)
+            if not whose and claim.until > time.time():
+                continue
             if kept.record.setup.attempts >= max_attempts:
                 set_setup(kept, status=SetupStatus.FAILED, result=result, progress=None)
                 kept.spec = None
@@ -420,9 +466,21 @@ class MemoryRecords:
             set_setup(kept, progress=progress)
 
     async def finish_setup(
-        self, uid: int, status: SetupStatus, result: JsonText, layer: str | None
+        self,
+        uid: int,
+        status: SetupStatus,
+        result: JsonText,
+        layer: str | None,
+        epoch: int | None = None,
     ) -> SetupState:
         kept = await self._find_uid(uid)
+        if epoch is not None:
+            state = kept.record.setup
+            running = state is not None and state.status is SetupStatus.RUNNING
+            if not running or self._claims[uid].epoch != epoch:
+                raise ConflictError("setup_pending", details="another node does it now")
+            if layer is not None and layer not in self._layers:
+                raise NotFoundError("not_found", "the layer was removed meanwhile")
         if kept.record.setup is None:
             raise NotFoundError("not_found")
         kept.spec = None

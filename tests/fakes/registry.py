@@ -16,49 +16,96 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+_BUILT = "require('fs').writeFileSync('built.txt', 'by a script')"
+_BUILD_SYSTEM = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+"""
+_BACKEND = """
+import zipfile
+
+{act}
+
+
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    name = "{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(directory + "/" + name, "w") as wheel:
+        for path, text in {members!r}.items():
+            wheel.writestr(path, text)
+    return name
+"""
+
 
 @dataclass(slots=True)
 class Registry:
-    """`port` is on loopback; `asked` are the paths of requests, in order."""
+    """`port` is on loopback, where boxes reach it as `host`; `asked` are the paths of requests, in
+    order, `headers` what came with each."""
 
+    host: str
     port: int = 0
     files: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        """Where boxes reach it; indexes are at `/pip/simple`, `/npm/` and `/go` below."""
+        return f"http://{self.host}:{self.port}"
 
     def add_python(self, name: str, version: str, *, script: str | None = None) -> None:
         """A wheel of one module; `script` is the name of a console script that prints its version."""
+        members = {f"{name}.py": f"VERSION = '{version}'\ndef main(): print(VERSION)\n"}
+        self.add_wheel(name, version, members, script=script)
+
+    def add_wheel(
+        self, name: str, version: str, members: dict[str, str], *, script: str | None = None
+    ) -> None:
+        """A wheel of the files `members`."""
         wheel = f"{name}-{version}-py3-none-any.whl"
-        info = f"{name}-{version}.dist-info"
-        members = {
-            f"{name}.py": f"VERSION = '{version}'\ndef main(): print(VERSION)\n",
-            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-            f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        }
-        if script:
-            members[f"{info}/entry_points.txt"] = f"[console_scripts]\n{script} = {name}:main\n"
-        record = "".join(f"{path},,\n" for path in [*members, f"{info}/RECORD"])
-        data = _zip({**members, f"{info}/RECORD": record})
-        self.files[f"/pip/files/{wheel}"] = data
+        self._link(name, wheel, _zip(_wheel(name, version, members, script)))
+
+    def _link(self, name: str, file: str, data: bytes) -> None:
+        """List a file in the index."""
+        self.files[f"/pip/files/{file}"] = data
         links = self.files.get(f"/pip/simple/{name}/", b"").decode()
         digest = hashlib.sha256(data).hexdigest()
-        links += f'<a href="/pip/files/{wheel}#sha256={digest}">{wheel}</a>\n'
+        links += f'<a href="/pip/files/{file}#sha256={digest}">{file}</a>\n'
         self.files[f"/pip/simple/{name}/"] = links.encode()
 
-    def add_node(self, name: str, version: str, **manifest: object) -> None:
-        """A package of one CommonJS file; `manifest` are further members of its package.json."""
+    def add_source(self, name: str, version: str, act: str) -> None:
+        """A source distribution of one module, which builds itself; `act` is what its build does
+        besides."""
+        top = f"{name}-{version}"
+        members = {
+            f"{top}/PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+            f"{top}/pyproject.toml": _BUILD_SYSTEM,
+            f"{top}/backend.py": _BACKEND.format(
+                act=act,
+                name=name,
+                version=version,
+                members=_wheel(name, version, {f"{name}.py": f"VERSION = '{version}'"}),
+            ),
+        }
+        self._link(name, f"{top}.tar.gz", _tar(members))
+
+    def add_node(self, name: str, version: str, built: str = _BUILT, **manifest: object) -> None:
+        """A package of one CommonJS file; `manifest` are further members of its package.json, `built`
+        is a script that one of these may name as `built.js`."""
         own = {"name": name, "version": version, "main": "main.js", **manifest}
         data = _tar(
             {
                 "package/package.json": json.dumps(own),
                 "package/main.js": f"exports.version = '{version}'",
                 "package/cli.js": f"#!/usr/bin/env node\nconsole.log('{version}')",
-                "package/built.js": "require('fs').writeFileSync('built.txt', 'by a script')",
+                "package/built.js": built,
             }
         )
         path = f"/npm/{name}/-/{name}-{version}.tgz"
         self.files[path] = data
         dist = {
-            "tarball": f"http://registry.test:{self.port}{path}",
+            "tarball": f"http://{self.host}:{self.port}{path}",
             "shasum": hashlib.sha1(data).hexdigest(),  # what the protocol asks for
         }
         known = json.loads(self.files.get(f"/npm/{name}", b'{"versions":{}}'))
@@ -78,6 +125,22 @@ class Registry:
         self.files[f"{at}/{version}.zip"] = _zip({f"{module}@{version}/go.mod": mod, **inside})
         self.files[f"{at}/list"] = self.files.get(f"{at}/list", b"") + f"{version}\n".encode()
         self.files[f"/go/{module}/@latest"] = self.files[f"{at}/{version}.info"]
+
+
+def _wheel(
+    name: str, version: str, members: dict[str, str], script: str | None = None
+) -> dict[str, str]:
+    """The files of a wheel."""
+    info = f"{name}-{version}.dist-info"
+    found = {
+        **members,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    if script:
+        found[f"{info}/entry_points.txt"] = f"[console_scripts]\n{script} = {name}:main\n"
+    record = "".join(f"{path},,\n" for path in [*found, f"{info}/RECORD"])
+    return {**found, f"{info}/RECORD": record}
 
 
 def _zip(members: dict[str, str]) -> bytes:
@@ -100,9 +163,9 @@ def _tar(members: dict[str, str]) -> bytes:
 
 
 @contextmanager
-def serving() -> Iterator[Registry]:
-    """A registry without packages, answering while the context lasts."""
-    registry = Registry()
+def serving(host: str = "registry.test", address: str = "127.0.0.1") -> Iterator[Registry]:
+    """A registry without packages, answering at a loopback address while the context lasts."""
+    registry = Registry(host)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -110,6 +173,7 @@ def serving() -> Iterator[Registry]:
         def do_GET(self) -> None:
             path = self.path.split("?")[0]
             registry.asked.append(path)
+            registry.headers.append(dict(self.headers.items()))
             body = registry.files.get(path)
             self.send_response(404 if body is None else 200)
             kind = "text/html" if path.startswith("/pip/simple") else "application/octet-stream"
@@ -124,7 +188,7 @@ def serving() -> Iterator[Registry]:
         def log_message(self, *args: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with http.server.ThreadingHTTPServer((address, 0), Handler) as server:
         registry.port = server.server_address[1]
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()

@@ -18,7 +18,15 @@ from era.egress.broker import Broker
 from era.egress.gateway import Gateway
 from era.egress.policy import Address, EgressPolicy
 from era.languages import environment
-from era.languages.packages import LAYER_GO_CACHE, Mirrors, Step, parse_setup, steps
+from era.languages.asked import parse_setup
+from era.languages.packages import (
+    LAYER_GO_CACHE,
+    NODE_LOCK,
+    Mirrors,
+    Step,
+    steps,
+    wants_scripts,
+)
 from era.languages.table import launch, resolve_launch
 from era.models import Network
 from era.sandbox.base import Bind, Box, BoxSpec, Exit, Overlay, Program
@@ -42,6 +50,8 @@ def registry() -> Iterator[Registry]:
         made.add_python("alpha", "1.0", script="alphatool")
         made.add_python("alpha", "2.0", script="alphatool")
         made.add_python("beta", "0.1")
+        made.add_python("sigma", "1.0")
+        made.add_source("sigma", "2.0", "open('/opt/era/layer/ran', 'w').close()")
         made.add_node("gamma", "1.0.0", bin={"gammatool": "cli.js"})
         made.add_node("gamma", "1.5.0", bin={"gammatool": "cli.js"})
         made.add_node("delta", "3.0.0", scripts={"postinstall": "node built.js"})
@@ -93,7 +103,9 @@ class Setup:
         return self.layer
 
 
-async def install(online: Bench, registry: Registry, layer: Path, **asked: Any) -> Setup:
+async def install(
+    online: Bench, registry: Registry, layer: Path, *, direct: bool = False, **asked: Any
+) -> Setup:
     """Do the steps of a setup; the layer is a directory of the host shown to the box."""
     spec, _ = parse_setup(asked)
     at = f"http://{HOST}:{registry.port}"
@@ -111,12 +123,13 @@ async def install(online: Bench, registry: Registry, layer: Path, **asked: Any) 
     ended = []
     async with online.driver.box(box_spec) as box:
         give(box, layer)
-        for step in steps(spec, online.runtimes.tools, mirrors):
+        for step in steps(spec, online.runtimes.tools, mirrors, direct=direct):
             for path, content in step.files.items():
                 file = layer / path
-                if not file.parent.exists():
-                    file.parent.mkdir()
-                    give(box, file.parent)
+                for parent in reversed(file.relative_to(layer).parents):
+                    if not (layer / parent).exists():
+                        (layer / parent).mkdir()
+                        give(box, layer / parent)
                 file.write_bytes(content)
                 give(box, file)
             env, _ = environment.build(step.env, spec.envs, {}, has_layer=True)
@@ -144,7 +157,6 @@ async def test_pip(online: Bench, registry: Registry, layer: Path) -> None:
     code = "import alpha, beta, subprocess; print(alpha.VERSION, beta.VERSION, flush=True)\n"
     code += "subprocess.run(['alphatool'])"
     assert await out(online, "python", code, where) == "1.0 0.1\n1.0\n"
-    assert list((layer / "python").glob("**/*.pyc"))
     assert b"alpha==1.0" in done.ended[0][1].stderr + done.ended[0][1].stdout
 
 
@@ -153,6 +165,39 @@ async def test_pip_requirements(online: Bench, registry: Registry, layer: Path) 
     done = await install(online, registry, layer, pip={"requirements": requirements})
     code = "import alpha, beta; print(alpha.VERSION)"
     assert await out(online, "python", code, done.check()) == "1.0\n"
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_only_the_indirect_way_builds_packages(
+    direct: bool, online: Bench, registry: Registry, layer: Path
+) -> None:
+    """The direct one neither runs anything of the newest version nor takes an older one instead."""
+    done = await install(online, registry, layer, direct=direct, pip=["sigma"])
+    assert (layer / "ran").exists() is not direct
+    if direct:
+        assert done.ended[0][1].exit_code != 0
+        assert not list(layer.glob("python/sigma*"))
+    else:
+        code = "import sigma; print(sigma.VERSION)"
+        assert await out(online, "python", code, done.check()) == "2.0\n"
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_only_the_indirect_way_runs_scripts_of_packages(
+    direct: bool, online: Bench, registry: Registry, layer: Path
+) -> None:
+    done = await install(online, registry, layer, direct=direct, npm=["delta", "gamma"])
+    where = done.check()
+    assert (layer / "node/node_modules/delta/built.txt").exists() is not direct
+    assert wants_scripts((layer / NODE_LOCK).read_bytes())
+    assert await out(online, "node", "console.log(require('gamma').version)", where) == "1.5.0\n"
+
+
+async def test_packages_without_scripts_want_none(
+    online: Bench, registry: Registry, layer: Path
+) -> None:
+    (await install(online, registry, layer, direct=True, npm=["gamma"])).check()
+    assert not wants_scripts((layer / NODE_LOCK).read_bytes())
 
 
 async def test_two_layers_have_their_own_versions(

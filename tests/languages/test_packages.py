@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 
 from era.errors import InputError
 from era.languages import entries, environment
-from era.languages.packages import (
-    INSTALLER_CACHE,
+from era.languages.asked import (
     MAX_COMMAND_BYTES,
     MAX_COMMANDS,
     MAX_PACKAGES,
+    parse_setup,
+)
+from era.languages.packages import (
+    INSTALLER_CACHE,
     Mirrors,
     Step,
-    parse_setup,
     recipe_key,
     steps,
 )

@@ -19,6 +19,7 @@ import pytest
 from era.sandbox.base import Bind, Box, BoxSpec, Limits, Program
 from era.sandbox.namespaces.driver import NamespacesDriver
 from tests.contracts.driver import output_of, place, python, shell
+from tests.sandbox import programs
 from tests.sandbox.attack import ROOT, SMALL, TOOLS, attack, ok
 from tests.sandbox.boxes import Unfiltered, namespaces_driver
 
@@ -115,33 +116,12 @@ def test_with_capabilities_it_would_succeed() -> None:
     assert json.loads(done.stdout) == dict.fromkeys(names, 0)
 
 
-PAGE = """
-import ctypes, os, sys
-path, at = sys.argv[1], 0
-with open(path, "rb") as file:
-    size = os.fstat(file.fileno()).st_size
-libc = ctypes.CDLL(None, use_errno=True)
-libc.mmap.restype = ctypes.c_void_p
-fd = os.open(path, os.O_RDONLY)
-for flags, protection in ((1, 1), (2, 1)):  # shared, private; read-only both
-    address = libc.mmap(None, 4096, protection, flags, fd, ctypes.c_long(0))
-    memory = os.open("/proc/self/mem", os.O_RDWR)
-    try:
-        os.pwrite(memory, b"forged", address)
-        print(flags, ctypes.string_at(address, 6).decode("latin-1"))
-    except OSError as error:
-        print(flags, error.strerror)
-with open(path, "rb") as file:
-    print(b"forged" in file.read(64))
-"""
-
-
 @pytest.mark.anyio
 async def test_memory_of_shared_files_is_copied_when_written(driver: NamespacesDriver) -> None:
     """/proc/self/mem writes where the mapping is read-only; the file's page must not change."""
     target = "/usr/bin/env"
     before = Path(target).read_bytes()
-    program = Program(argv=(TOOLS.python, "-c", PAGE, target), env=NICE_ENV)
+    program = Program(argv=(TOOLS.python, "-c", programs.PAGE, target), env=NICE_ENV)
     told = ok(await attack(driver, program)).splitlines()
     assert told == ["1 Input/output error", "2 forged", "False"]  # its own copy did change
     assert Path(target).read_bytes() == before
@@ -169,13 +149,9 @@ async def test_setuid_programs_are_inert(driver: NamespacesDriver) -> None:
 
 @pytest.mark.anyio
 async def test_a_program_from_memory_has_no_more_rights(driver: NamespacesDriver) -> None:
-    code = """
-import os
-fd = os.memfd_create("x", 0)
-os.write(fd, open("/usr/bin/grep", "rb").read())
-os.execve(fd, ["grep", "-hE", "^(CapEff|NoNewPrivs|Seccomp|Uid)", "/proc/self/status"], {})
-"""
-    rows = dict(line.split(":\t") for line in ok(await attack(driver, code)).splitlines())
+    rows = dict(
+        line.split(":\t") for line in ok(await attack(driver, programs.FROM_MEMORY)).splitlines()
+    )
     assert (int(rows["CapEff"], 16), rows["NoNewPrivs"], rows["Seccomp"]) == (0, "1", "2")
     assert rows["Uid"] == "1000\t1000\t1000\t1000"
 
@@ -183,23 +159,10 @@ os.execve(fd, ["grep", "-hE", "^(CapEff|NoNewPrivs|Seccomp|Uid)", "/proc/self/st
 @pytest.mark.anyio
 @pytest.mark.parametrize("given", ["whole", "empty"])
 async def test_standard_input_cannot_be_written(driver: NamespacesDriver, given: str) -> None:
-    code = """
-import fcntl, os
-def outcome(act):
-    try: act()
-    except OSError as error: return error.strerror
-    return "done"
-def again(flags): return os.open("/proc/self/fd/0", flags)
-def chmod(): os.fchmod(0, 0o666)
-def change(): os.pwrite(again(os.O_RDWR), b"forged", 0)
-def enlarge(): os.ftruncate(again(os.O_RDWR), 99)
-def shrink(): again(os.O_WRONLY | os.O_TRUNC)
-def unseal(): fcntl.fcntl(0, 1033, 0)
-for act in (lambda: os.write(0, b"x"), chmod, change, enlarge, shrink, unseal): print(outcome(act))
-print(open(0).read())
-"""
     text = "given" if given == "whole" else ""
-    *outcomes, kept = ok(await attack(driver, code, stdin=text.encode())).splitlines()
+    *outcomes, kept = ok(
+        await attack(driver, programs.SPOIL_STDIN, stdin=text.encode())
+    ).splitlines()
     assert kept == text
     harmless = set() if ROOT else {"chmod"}  # rootless the file is its own, and sealed
     if not text:
@@ -227,62 +190,19 @@ print(os.pread(fd, 10, 0).decode())
 
 @pytest.mark.anyio
 async def test_kill_everyone_reaches_the_box_only(driver: NamespacesDriver) -> None:
-    code = """
-import os, signal
-child = os.fork()
-if not child:
-    signal.pause()
-os.kill(-1, signal.SIGKILL)  # all but itself and process 1
-print(os.waitpid(child, 0)[1])
-"""
-    assert ok(await attack(driver, code)) == "9\n"
+    assert ok(await attack(driver, programs.KILL_EVERYONE)) == "9\n"
 
 
 @pytest.mark.anyio
 async def test_process_1_takes_no_signal(driver: NamespacesDriver) -> None:
     """Every signal by every way; a process of one's own dies of the same ones."""
-    code = """
-import ctypes, os, signal, time
-libc = ctypes.CDLL(None)
-numbers = [n for n in range(1, 65) if n not in (32, 33)]
-info = ctypes.create_string_buffer(128)
-by_queue = (-1).to_bytes(4, "little", signed=True)
-for number in numbers:
-    os.kill(1, number)
-    libc.syscall(200, 1, number)             # tkill
-    libc.syscall(234, 1, 1, number)          # tgkill
-    ctypes.memmove(info, number.to_bytes(4, "little") + bytes(4) + by_queue, 12)
-    libc.syscall(129, 1, number, info)       # rt_sigqueueinfo
-    libc.syscall(297, 1, 1, number, info)    # rt_tgsigqueueinfo
-    signal.pidfd_send_signal(os.pidfd_open(1), number)
-died = 0
-for number in (n for n in numbers if n not in (17, 18, 19, 20, 21, 22, 23, 28)):
-    child = os.fork()
-    if not child:
-        if number != 9: signal.signal(number, signal.SIG_DFL)
-        signal.pause()
-    while open(f"/proc/{child}/stat").read().rpartition(")")[2].split()[0] != "S": time.sleep(0.001)
-    os.kill(child, number)
-    died += os.waitpid(child, 0)[1] & 0x7f == number
-print(died, len(numbers) - 8)
-"""
-    died, of = ok(await attack(driver, code)).split()
+    died, of = ok(await attack(driver, programs.SIGNALS)).split()
     assert died == of
 
 
 @pytest.mark.anyio
 async def test_a_stopped_tree_ends_at_the_deadline(driver: NamespacesDriver) -> None:
-    code = """
-import os, signal
-for _ in range(10):
-    if not os.fork():
-        os.setsid()
-        os.kill(os.getpid(), signal.SIGSTOP)
-print("stopped", flush=True)
-os.kill(-1, signal.SIGSTOP)
-os.kill(os.getpid(), signal.SIGSTOP)
-"""
-    ended = await attack(driver, code, timeout_seconds=0.5, grace_seconds=0.2)
+    ended = await attack(driver, programs.STOPPED, timeout_seconds=0.5, grace_seconds=0.2)
     assert (ended.exit_code, ended.timed_out) == (124, True)
     assert ended.stdout == b"stopped\n"
 
@@ -290,53 +210,19 @@ os.kill(os.getpid(), signal.SIGSTOP)
 @pytest.mark.anyio
 async def test_a_vfork_parent_ends_at_the_deadline(driver: NamespacesDriver) -> None:
     """A parent whose vfork child does not exec waits uninterruptibly but for a kill."""
-    code = """
-import ctypes, mmap
-# vfork; the child (rax == 0) calls pause for ever, on nothing but registers
-stub = bytes.fromhex("b8 3a 00 00 00 0f 05 85 c0 75 09 b8 22 00 00 00 0f 05 eb f7 c3")
-page = mmap.mmap(-1, 4096, prot=7)
-page.write(stub)
-print("in", flush=True)
-ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()
-print("out", flush=True)
-"""
-    ended = await attack(driver, code, timeout_seconds=0.7, grace_seconds=0.2)
+    ended = await attack(driver, programs.VFORK, timeout_seconds=0.7, grace_seconds=0.2)
     assert (ended.exit_code, ended.timed_out, ended.stdout) == (124, True, b"in\n")
 
 
 @pytest.mark.anyio
 async def test_orphans_are_reaped(driver: NamespacesDriver) -> None:
     """More orphans, one after the other, than processes may exist at once."""
-    code = """
-import os, time
-def fork():
-    while True:  # process 1 may need a moment
-        try: return os.fork()
-        except BlockingIOError: time.sleep(0.01)
-for _ in range(300):
-    child = fork()
-    if not child:
-        fork()
-        os._exit(0)
-    os.waitpid(child, 0)
-print("done")
-"""
-    assert ok(await attack(driver, code)) == "done\n"
+    assert ok(await attack(driver, programs.ORPHANS)) == "done\n"
 
 
 @pytest.mark.anyio
 async def test_ten_thousand_zombies(driver: NamespacesDriver) -> None:
-    code = """
-import os
-made = 0
-while made < MANY:
-    try: pid = os.fork()
-    except OSError: break
-    if not pid: os._exit(0)
-    made += 1
-print(made, flush=True)
-os.kill(os.getpid(), 9)
-"""
+    code = programs.MANY_ZOMBIES
     many = Limits(memory_bytes=1 << 30, disk_bytes=64 << 20, pids=12_000)
     code = code.replace("MANY", str(ZOMBIES))
     ended = await attack(driver, code, BoxSpec(limits=many), timeout_seconds=60)
@@ -383,17 +269,5 @@ print(reached)
 @pytest.mark.anyio
 async def test_no_way_up_through_a_descriptor(driver: NamespacesDriver) -> None:
     """From every directory that can be opened, `..` ends at the box's own root."""
-    code = """
-import os
-root = os.stat("/")
-for start in ("/", "/usr", "/proc", "/dev/shm", "/tmp", "/workspace", "/proc/self/task", "/etc"):
-    at = os.open(start, os.O_RDONLY | os.O_DIRECTORY)
-    for _ in range(64): at = os.open("..", os.O_RDONLY | os.O_DIRECTORY, dir_fd=at)
-    found = os.fstat(at)
-    assert (found.st_dev, found.st_ino) == (root.st_dev, root.st_ino), start
-for link in ("/proc/self/root", "/proc/self/cwd/../..", "/proc/thread-self/root/.."):
-    assert os.stat(link).st_ino == root.st_ino, link
-print(sorted(os.listdir("/proc/self/root/..")) == sorted(os.listdir("/")))
-"""
-    assert ok(await attack(driver, code)) == "True\n"
+    assert ok(await attack(driver, programs.UPWARDS)) == "True\n"
     assert os.stat("/").st_ino != 0

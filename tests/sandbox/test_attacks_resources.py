@@ -15,6 +15,7 @@ import pytest
 from era.sandbox.base import BoxSpec, Limits
 from era.sandbox.namespaces.driver import NamespacesDriver
 from tests.contracts.driver import Watch, output_of, python, shell
+from tests.sandbox import programs
 from tests.sandbox.attack import ROOT, SMALL, TOOLS, attack, needs_cgroups, ok
 from tests.sandbox.boxes import namespaces_driver
 
@@ -49,31 +50,9 @@ def limited(**limits: int) -> BoxSpec:
 
 # --- processes -------------------------------------------------------------------------------------
 
-FORKS = """
-import os, signal
-made = 0
-while made < 150:
-    try: child = os.fork()
-    except OSError: break
-    if not child: signal.pause()
-    made += 1
-print(made)
-"""
-THREADS = """
-import os, threading
-threading.stack_size(1 << 16)
-made = 0
-while made < 150:
-    try: threading.Thread(target=lambda: threading.Event().wait(), daemon=True).start()
-    except RuntimeError: break
-    made += 1
-print(made, flush=True)
-os._exit(0)
-"""
-
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("code", [FORKS, THREADS], ids=["forks", "threads"])
+@pytest.mark.parametrize("code", [programs.FORKS, programs.THREADS], ids=["forks", "threads"])
 async def test_processes_are_counted(driver: NamespacesDriver, code: str) -> None:
     few = int(ok(await attack(driver, code, limited(pids=64))))
     assert 50 < few < 64
@@ -98,51 +77,6 @@ async def test_a_fork_bomb_ends_at_the_deadline(driver: NamespacesDriver, script
 
 # --- memory ----------------------------------------------------------------------------------------
 
-TAKE = {
-    "anonymous": "keep = b'x' * (200 << 20)",
-    "shared": "import mmap; keep = mmap.mmap(-1, 200 << 20); keep.write(b'x' * (200 << 20))",
-    "memory file": """
-import os
-fd = os.memfd_create("x")
-for _ in range(200): os.write(fd, b"x" * (1 << 20))""",
-    "/dev/shm": """
-with open("/dev/shm/x", "wb") as file:
-    for _ in range(200): file.write(b"x" * (1 << 20))""",
-    "System V": """
-import ctypes
-libc = ctypes.CDLL(None, use_errno=True)
-libc.shmat.restype = ctypes.c_void_p
-for _ in range(4):
-    address = libc.shmat(libc.shmget(0, 50 << 20, 0o1600), None, 0)
-    ctypes.memset(address, 1, 50 << 20)""",
-    "page tables": """
-import ctypes, mmap
-libc = ctypes.CDLL(None)
-libc.mmap.restype = ctypes.c_void_p
-base = libc.mmap(None, ctypes.c_size_t(50_000 << 21), 1, 0x4022, -1, ctypes.c_long(0))
-for place in range(50_000): ctypes.string_at(base + (place << 21), 1)""",
-    "sockets": """
-import socket
-keep = []
-for _ in range(480):
-    pair = socket.socketpair()
-    pair[0].setblocking(False)
-    try:
-        while True: pair[0].send(b"x" * 65536)
-    except BlockingIOError: keep.append(pair)
-    pair[1].setblocking(False)
-    try:
-        while True: pair[1].send(b"x" * 65536)
-    except BlockingIOError: pass""",
-    "children": """
-import os
-for _ in range(4):
-    if not os.fork():
-        keep = b"x" * (50 << 20)
-        os.kill(os.getpid(), 19)
-    os.waitpid(-1, os.WUNTRACED)""",
-}
-
 
 def big(limits: Limits) -> Limits:
     return replace(limits, memory_bytes=1024 * MB)
@@ -150,9 +84,9 @@ def big(limits: Limits) -> Limits:
 
 @needs_cgroups
 @pytest.mark.anyio
-@pytest.mark.parametrize("kind", TAKE)
+@pytest.mark.parametrize("kind", programs.TAKE)
 async def test_memory_of_every_kind_is_counted(driver: NamespacesDriver, kind: str) -> None:
-    code = TAKE[kind] + "\nprint('had it', flush=True)\n"
+    code = programs.TAKE[kind] + "\nprint('had it', flush=True)\n"
     if kind == "/dev/shm":  # its own size, half of the memory, is met first
         assert b"No space left" in (await attack(driver, code)).stderr
         code = "open('/dev/shm/y', 'wb').write(b'y' * (50 << 20))\nk = b'x' * (100 << 20)\n"
@@ -204,58 +138,22 @@ print("survived", flush=True)
     assert (ended.exit_code, ended.oom_killed, ended.stdout) == (137, True, b"")
 
 
-DATAGRAMS = """
-import socket
-keep = []
-for _ in range(60):
-    a, b = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
-    a.bind(("127.0.0.1", 0))
-    a.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-    b.setblocking(False)
-    try:
-        for _ in range(100): b.sendto(b"x" * 60_000, a.getsockname())
-    except OSError: pass
-    keep.append(a)
-held = 0
-for a in keep:
-    a.setblocking(False)
-    try:
-        while True: held += len(a.recv(65536))
-    except BlockingIOError: pass
-print(held)
-"""
-
-
 @needs_cgroups
 @pytest.mark.anyio
 async def test_datagrams_waiting_in_sockets_are_bounded(driver: NamespacesDriver) -> None:
-    few = await attack(driver, DATAGRAMS)
-    much = await attack(driver, DATAGRAMS, BoxSpec(limits=big(SMALL.limits)))
+    few = await attack(driver, programs.DATAGRAMS)
+    much = await attack(driver, programs.DATAGRAMS, BoxSpec(limits=big(SMALL.limits)))
     assert few.oom_killed or int(few.stdout) < 24 * MB
     assert int(ok(much)) > 48 * MB
 
 
 # --- disk ------------------------------------------------------------------------------------------
 
-FILL = """
-import errno, os, sys
-step, total, why = int(sys.argv[1]), 0, ""
-for place in ("/workspace", "/tmp", "/home/era"):
-    fd = os.open(place + "/fill", os.O_WRONLY | os.O_CREAT)
-    try:
-        for index in range(40):
-            if step: os.posix_fallocate(fd, index << 20, 1 << 20)
-            else: os.write(fd, b"x" * (1 << 20))
-            total += 1
-    except OSError as error: why = errno.errorcode[error.errno]
-print(total, why)
-"""
-
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("way", ["write", "fallocate"])
 async def test_a_full_disk_is_an_error_of_the_program(driver: NamespacesDriver, way: str) -> None:
-    code = FILL.replace("int(sys.argv[1])", str(int(way == "fallocate")))
+    code = programs.FILL.replace("int(sys.argv[1])", str(int(way == "fallocate")))
     memory = 512 * MB
     total, why = ok(await attack(driver, code, limited(memory_bytes=memory))).split()
     assert why == "ENOSPC"
@@ -264,23 +162,11 @@ async def test_a_full_disk_is_an_error_of_the_program(driver: NamespacesDriver, 
     assert ok(await attack(driver, code, enough)) == "120 \n"
 
 
-INODES = """
-import errno, os
-made = 0
-try:
-    while made < 9000:
-        os.close(os.open(f"/tmp/{made}", os.O_CREAT | os.O_WRONLY))
-        made += 1
-except OSError as error: assert error.errno == errno.ENOSPC
-print(made)
-"""
-
-
 @pytest.mark.anyio
 async def test_inodes_run_out_for_the_box_alone(driver: NamespacesDriver) -> None:
-    few = int(ok(await attack(driver, INODES)))
+    few = int(ok(await attack(driver, programs.INODES)))
     assert 1000 < few < 5000
-    assert int(ok(await attack(driver, INODES, limited(disk_bytes=256 * MB)))) == 9000
+    assert int(ok(await attack(driver, programs.INODES, limited(disk_bytes=256 * MB)))) == 9000
 
 
 @pytest.mark.anyio
@@ -326,55 +212,24 @@ print(made)
     assert ok(await attack(driver, code)) == "300\n"
 
 
-HOARD = {
-    "inotify": """
-keep = []
-while len(keep) < 1000:
-    fd = libc.inotify_init()
-    if fd < 0: break
-    keep.append(fd)
-""",
-    "flying descriptors": """
-keep, null = [], os.open("/dev/null", os.O_RDONLY)
-try:
-    for _ in range(40):
-        keep.append(socket.socketpair())
-        for _ in range(30): socket.send_fds(keep[-1][0], [b"x"], [null] * 40)
-except OSError: pass
-""",
-    "pipes": """
-keep = []
-try:
-    while True:
-        keep.append(os.pipe())
-        fcntl.fcntl(keep[-1][0], 1031, 1 << 20)
-except OSError: pass
-""",
-}
-USE = {
-    "inotify": "print(libc.inotify_init() >= 0)",
-    "flying descriptors": "a, b = socket.socketpair(); socket.send_fds(a, [b'x'], [0]); print(True)",
-    "pipes": "print(fcntl.fcntl(os.pipe()[0], 1031, 1 << 20) == 1 << 20)",
-}
-IMPORTS = "import ctypes, fcntl, os, socket, sys, time\nlibc = ctypes.CDLL(None)\n"
-
-
 @needs_users
 @pytest.mark.anyio
-@pytest.mark.parametrize("what", HOARD)
+@pytest.mark.parametrize("what", programs.HOARD)
 async def test_what_the_kernel_counts_by_user_is_each_boxs_own(
     driver: NamespacesDriver, what: str
 ) -> None:
     """One box takes all of it; another still has some, a second program of the first has none."""
-    use = f"try: {USE[what]}\nexcept OSError: print(False)\n"
-    hold = f"{HOARD[what]}\nprint('up', flush=True)\nif not os.fork():\n    time.sleep(0.3)\n"
+    use = f"try: {programs.USE[what]}\nexcept OSError: print(False)\n"
+    hold = (
+        f"{programs.HOARD[what]}\nprint('up', flush=True)\nif not os.fork():\n    time.sleep(0.3)\n"
+    )
     again = (
         hold + "    exec(" + repr(use) + ")\n    sys.stdout.flush()\n    os._exit(0)\nos.wait()\n"
     )
     watch = Watch(b"up\n")
     async with driver.box(SMALL) as hoarder, driver.box(SMALL) as other:
-        hoarding = asyncio.create_task(hoarder.run(python(TOOLS, IMPORTS + again), watch))
+        hoarding = asyncio.create_task(hoarder.run(python(TOOLS, programs.IMPORTS + again), watch))
         await watch.came.wait()
-        assert await output_of(other, python(TOOLS, IMPORTS + use)) == "True\n"
+        assert await output_of(other, python(TOOLS, programs.IMPORTS + use)) == "True\n"
         ended = await hoarding
     assert ended.stdout == b"up\nFalse\n", ended.stderr

@@ -22,6 +22,8 @@ from era.sandbox.namespaces.cgroups.none import NoCgroups
 from era.sandbox.namespaces.cgroups.v1 import CgroupsV1, GroupV1, remove_service
 from era.sandbox.namespaces.cgroups.v2 import CgroupsV2, GroupV2
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make groups here")
+
 
 def tree(directory: str, files: dict[str, str]) -> str:
     os.makedirs(directory, exist_ok=True)
@@ -96,6 +98,8 @@ SMALL = Limits(memory_bytes=64 << 20, cpus=0.5, pids=5)
 
 @pytest.fixture
 def v1() -> Iterator[CgroupsV1]:
+    if os.geteuid() != 0:
+        pytest.skip("only root may make groups here")
     parents = detect.find_v1()
     assert parents is not None, "this test needs the cgroup v1 hierarchies of a root service"
     cgroups = CgroupsV1(parents, detect.service_name())
@@ -185,6 +189,7 @@ def test_v1_a_group_with_a_process_does_not_go_yet(v1: CgroupsV1) -> None:
     assert group.remove()
 
 
+@needs_root
 def test_groups_of_a_dead_service_are_swept() -> None:
     parents = detect.find_v1()
     assert parents is not None, "this test needs the cgroup v1 hierarchies of a root service"

@@ -18,6 +18,7 @@ from era.errors import UnavailableError
 from era.models import Network
 from era.sandbox.base import BoxSpec, Exit, Program
 from era.sandbox.namespaces.driver import NamespacesDriver
+from tests.sandbox.attack import ROOT
 from tests.sandbox.boxes import namespaces_driver
 
 EVERYTHING = (ipaddress.ip_network("0.0.0.0/0"),)
@@ -57,7 +58,8 @@ async def driver(
         network=Network.INTERNET, allow_networks=exceptions, own_addresses=HostAddresses()
     )
     policies = {Network.INTERNET: policy}
-    async with namespaces_driver(str(tmp_path), egress=Gateway(broker, policies)) as driver:
+    gateway = Gateway(broker, policies)
+    async with namespaces_driver(str(tmp_path), on_disk=ROOT, egress=gateway) as driver:
         yield driver, bool(exceptions)
     broker.close()
 
@@ -167,7 +169,7 @@ async def test_an_offline_box_has_no_proxy_at_all(driver: tuple[NamespacesDriver
 
 @pytest.mark.anyio
 async def test_without_a_broker_such_a_box_is_refused(tmp_path: object, anyio_backend: str) -> None:
-    async with namespaces_driver(str(tmp_path)) as driver:
+    async with namespaces_driver(str(tmp_path), on_disk=ROOT) as driver:
         with pytest.raises(UnavailableError) as caught:
             await run(driver, Network.INTERNET, "print(1)")
     assert caught.value.code == "isolation_unavailable"

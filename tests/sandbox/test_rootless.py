@@ -26,10 +26,15 @@ MODULES = (
     "test_attacks_files.py",
     "test_attacks_floods.py",
     "test_attacks_resources.py",
+    "test_cgroups.py",
     "test_crash.py",
+    "test_egress.py",
     "test_inside.py",
     "test_inside_ahead.py",
     "test_namespaces_contract.py",
+    "test_output.py",
+    "test_plan.py",
+    "test_run.py",
     "test_syscalls.py",
     "test_warm.py",
     "test_warm_corpus.py",
@@ -96,6 +101,11 @@ def test_user_namespaces_are_allowed(home: str, python: str) -> None:
         "this host forbids user namespaces to ordinary users "
         "(kernel.apparmor_restrict_unprivileged_userns or kernel.unprivileged_userns_clone)"
     )
+
+
+def test_no_module_is_forgotten() -> None:
+    there = {path.name for path in HERE.glob("test_*.py")} - {Path(__file__).name}
+    assert set(MODULES) == there
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -112,8 +112,9 @@ class Room:
         return [str(entry.path) for entry in (await self.sessions.files(session_id)).items]
 
     async def settled(self, session_id: str = "s") -> SetupState:
-        """The setup once it has finished."""
+        """The setup once it has finished, and its layer is archived and compiled."""
         await until(lambda: self._finished(session_id))
+        await until(lambda: not self.sessions._layers.busy)
         return await self.sessions.setup(session_id)
 
     async def _finished(self, session_id: str) -> bool:

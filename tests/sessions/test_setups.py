@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from era import jsontext, layout
-from era.errors import ConflictError, NotFoundError
+from era.errors import ConflictError, InternalError, NotFoundError
 from era.models import Network, NewCopy, RunRequest, SetupState, SetupStatus
+from era.sessions.layers import ARCHIVE, BYTECODE
 from tests.fakes.driver import ProcessBox
 from tests.sessions.conftest import World, setup_of, until
 
@@ -415,6 +416,65 @@ async def test_a_lost_cache_is_made_again_from_the_archive(world: World) -> None
     results = await asyncio.gather(*(version(world, "s") for _ in range(3)))
     assert results == [before] * 3
     assert (await world.command("cat f")).stdout == "x\n"
+
+
+async def test_a_layer_serves_before_it_is_archived_and_is_archived_at_the_next_start(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object) -> None:
+        raise InternalError
+
+    monkeypatch.setattr("era.sessions.archives.archive", never)
+    await world.create(setup=setup_of(pip=("alpha",)))
+    await world.settled()
+    key = (await world.sessions.setup("s")).layer or ""
+    assert await world.records.layer(key + ARCHIVE) is None
+    before = await version(world, "s")
+    monkeypatch.undo()
+    await world.restart()
+    await world.settled()
+    assert await world.records.layer(key + ARCHIVE) is not None
+    await world.sessions._layers.forget(key)
+    assert await version(world, "s") == before
+
+
+@pytest.mark.parametrize("commands", [(), ("echo x > f",)])
+async def test_a_lost_layer_is_made_anew_by_the_next_run(
+    world: World, commands: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine went down before the archive was stored."""
+
+    async def never(*_: object) -> None:
+        raise InternalError
+
+    monkeypatch.setattr("era.sessions.archives.archive", never)
+    request = jsontext.dumps({"pip": ["alpha"], "commands": list(commands)})
+    await world.create(setup=setup_of(pip=("alpha",), commands=commands, request=request))
+    await world.settled()
+    for name in os.listdir(world.parts.layers_dir):
+        os.rename(f"{world.parts.layers_dir}/{name}", f"{world.parts.layers_dir}/x.tmp-{name}")
+    await world.restart()
+    world.clock.ahead_ms += 120_000
+    results = await asyncio.gather(*(world.run("import alpha; print(1)") for _ in range(3)))
+    assert [(ended.stdout, ended.stderr) for ended in results] == [("1\n", "")] * 3
+    assert (await world.sessions.setup("s")).status is SetupStatus.COMPLETED
+
+
+async def test_modules_are_compiled_behind_the_setup(world: World) -> None:
+    await world.create(setup=setup_of(pip=("alpha",)))
+    await world.settled()
+    layer = (await world.sessions.setup("s")).layer
+    compiled = f"{world.parts.layers_dir}/{layer}{BYTECODE}"
+    assert [name.split(".")[0] for name in os.listdir(f"{compiled}/python/__pycache__")] == [
+        "alpha"
+    ]
+    await world.run("pass")
+    whole = next(one for one in world.driver.specs[-1].overlays if one.target == layout.LAYER)
+    assert whole.lowers == (compiled, f"{world.parts.layers_dir}/{layer}")
+    await world.sessions.delete("s")
+    world.clock.ahead_ms += 8 * 86_400_000
+    await world.sessions._sweeper.sweep()
+    assert not os.path.exists(compiled)
 
 
 # --- retries and restarts ------------------------------------------------------------------------

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from pathlib import Path
 
 import anyio
 import pytest
 
-from era.storage.base import Blobs, Records
+from era.storage.base import Blobs, Export, Records
 
 pytest.register_assert_rewrite("tests.contracts.records", "tests.contracts.blobs")
 
 from era.storage.blobs.local import LocalBlobs  # noqa: E402
+from era.storage.blobs.objects import ObjectBlobs  # noqa: E402
+from era.storage.records.postgres import PostgresRecords  # noqa: E402
 from era.storage.records.sqlite import SqliteRecords  # noqa: E402
 from tests.fakes.blobs import MemoryBlobs  # noqa: E402
 from tests.fakes.records import MemoryRecords  # noqa: E402
+from tests.servers.objects import Objects  # noqa: E402
+from tests.servers.postgres import Postgres  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -42,14 +48,37 @@ def database(empty_database: Path, tmp_path: Path) -> str:
     return str(shutil.copy(empty_database, tmp_path / "era.db"))
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(scope="session")
+def empty_postgres(postgres_server: Postgres) -> str:
+    """The name of a database of the newest schema without rows."""
+    name = postgres_server.new_database()
+
+    async def make() -> None:
+        await PostgresRecords(postgres_server.url(name)).close()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(anyio.run, make).result()
+    return name
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Postgres, empty_postgres: str) -> Iterator[str]:
+    """The URL of a PostgreSQL database of this test alone."""
+    name = postgres_server.new_database(empty_postgres)
+    yield postgres_server.url(name)
+    postgres_server.drop(name)
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def records(request: pytest.FixtureRequest) -> AsyncIterator[Records]:
     """An empty keeper of records."""
     keeper: Records
     if request.param == "memory":
         keeper = MemoryRecords()
-    else:
+    elif request.param == "sqlite":
         keeper = SqliteRecords(request.getfixturevalue("database"))
+    else:
+        keeper = PostgresRecords(request.getfixturevalue("postgres_url"))
     yield keeper
     await keeper.close()
 
@@ -71,18 +100,51 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["memory", "local"])
+class ColdBlobs(ObjectBlobs):
+    """Nothing is in its cache whenever something is asked for."""
+
+    async def _cool(self) -> None:
+        await asyncio.sleep(0.03)  # younger ones may be in use
+        await self._cache.trim(0)
+
+    async def open(
+        self, blob: str, start: int = 0, end: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        await self._cool()
+        async with aclosing(super().open(blob, start, end)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def export(self, items: Iterable[Export]) -> None:
+        await self._cool()
+        await super().export(items)
+
+
+@pytest.fixture(params=["memory", "local", "s3", "s3-cold"])
 async def blobs(
     request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
 ) -> AsyncIterator[Blobs]:
-    """An empty keeper of blobs."""
-    keeper: Blobs
+    """An empty keeper of blobs.  The cold one has nothing in its cache, ever."""
     if request.param == "memory":
-        keeper = MemoryBlobs(clock=clock)
-    else:
+        yield MemoryBlobs(clock=clock)
+    elif request.param == "local":
         keeper = LocalBlobs(str(tmp_path / "blobs"), clock=clock)
-    yield keeper
-    await keeper.close()
+        yield keeper
+        await keeper.close()
+    else:
+        server: Objects = request.getfixturevalue("object_server")
+        index = SqliteRecords(request.getfixturevalue("database"))
+        cold = request.param == "s3-cold"
+        stored = (ColdBlobs if cold else ObjectBlobs)(
+            server.store(server.new_url()),
+            index,
+            str(tmp_path / "cache"),
+            cache_bytes=0 if cold else 1 << 30,
+            clock=clock,
+        )
+        yield stored
+        await stored.close()
+        await index.close()
 
 
 @pytest.fixture

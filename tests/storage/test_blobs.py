@@ -1,4 +1,4 @@
-"""The contract of blobs, on the fake and on the local directory."""
+"""The contract of blobs, on the fake, on the local directory and on an S3 server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of records, on the fake and on SQLite."""
+"""The contract of records, on the fake, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 

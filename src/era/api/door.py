@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from era.api.answers import error_answer
 from era.api.options import Options
+from era.api.rest import Rest
 from era.api.routing import REQUEST_ID, canonical_path
 from era.errors import EraError, InternalError, UnavailableError
 from era.ids import new_token
@@ -153,8 +154,9 @@ class _Passage:
             "path": canonical_path(raw_path),
             REQUEST_ID: self.request_id,
         }
-        self._receive = receive
-        self._send = send
+        rest = Rest(scope, receive, send)
+        self._receive: Receive = rest.receive
+        self._send: Send = rest.send
         self._status: int | None = None
         self._cut_body = scope["method"] == "HEAD"
 

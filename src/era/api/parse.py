@@ -34,8 +34,8 @@ from era.api.schemas import (
 )
 from era.errors import InputError, TooLargeError, invalid_field, missing_field
 from era.ids import check_session_id
+from era.languages.asked import parse_setup
 from era.languages.environment import check_env
-from era.languages.packages import parse_setup
 from era.languages.table import canonical
 from era.models import (
     UNSET,

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from era.assemble import parts as arguments
-from era.assemble import registries
+from era.assemble import registries, stores
 from era.assemble.statedir import StartError, StateDir
 from era.config import Settings
 from era.egress.broker import Broker
@@ -26,8 +26,6 @@ from era.sessions.caches import GoCache
 from era.sessions.parts import Parts
 from era.sessions.seal import Seal
 from era.sessions.service import Sessions
-from era.storage.blobs.local import LocalBlobs
-from era.storage.records.sqlite import SqliteRecords
 from era.workspace.trees import Trees
 
 __all__ = ["Service", "StartError", "StateDir", "build", "open_driver", "self_test"]
@@ -68,7 +66,7 @@ async def build(settings: Settings, port: int) -> Service:
         driver = await open_driver(settings, state, runtimes, port, stack)
         await self_test(driver, runtimes)
         go_cache = GoCache(driver, state.of("go"), runtimes.tools)
-        sessions = await _sessions(settings, state, runtimes, driver, go_cache, stack)
+        sessions = await _sessions(settings, state, runtimes, driver, go_cache, port, stack)
         await sessions.start()
         warming = asyncio.create_task(_warm(go_cache, sessions, ahead=settings.go_ahead))
         return Service(sessions=sessions, _opened=stack.pop_all(), _warming=warming)
@@ -167,20 +165,23 @@ async def _sessions(
     runtimes: Runtimes,
     driver: NamespacesDriver,
     go_cache: GoCache,
+    port: int,
     stack: AsyncExitStack,
 ) -> Sessions:
-    """The sessions room on the stores of the state directory."""
-    records = await asyncio.to_thread(SqliteRecords, state.of("era.db"))
+    """The sessions room on the stores that the settings name."""
+    records = await stores.open_records(settings, state)
     stack.push_async_callback(records.close)
-    blobs = await asyncio.to_thread(LocalBlobs, state.of("blobs"))
+    blobs = await stores.open_blobs(settings, state, records)
     stack.push_async_callback(blobs.close)
+    seal = _seal(settings, state)
     parts = Parts(
         records=records,
         blobs=blobs,
         driver=driver,
         trees=Trees(root=state.of("trees"), records=records, blobs=blobs, owner=driver.owner),
         tools=runtimes.tools,
-        seal=_seal(settings, state),
+        seal=seal,
+        cluster=await stores.cluster(settings, state, records, seal, port),
         layers_dir=state.of("layers"),
         clock=arguments.clock,
         go_cache=go_cache,

@@ -1,26 +1,30 @@
-"""Setups: checking what is asked for, and the installers that bring it, as argument lists."""
+"""The installers that bring the packages of a setup, as argument lists.
+
+Two ways lead to the same packages.  By the direct one no code of a package runs, so an installer may
+write into the layer itself; it gives up where a package wants to run something.  By the other one
+packages build and run what they like, in scratch space of their box.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
 from era import jsontext, layout
-from era.errors import InputError
-from era.languages import entries, environment, scripts
-from era.languages.table import Tools
-from era.models import JsonText, SetupSpec
-
-MAX_PACKAGES: Final = 256
-MAX_COMMANDS: Final = 64
-MAX_COMMAND_BYTES: Final = 16 << 10
+from era.languages import environment, scripts
+from era.languages.table import Launch, Tools
+from era.models import SetupSpec
 
 INSTALLER_CACHE: Final = f"{layout.TMP}/.era-setup"
-"""Where installers keep what they fetched: not part of the layer."""
+"""Where installers that commands start keep what they fetched: not part of the layer."""
+LAYER_CACHE: Final = ".era-cache"
+"""Below the layer's root: where the steps keep what they fetched, on one file system with what they
+install, so that uv links files instead of copying them.  Not part of the layer either."""
 LEFT_OUT: Final = (
+    LAYER_CACHE,
     "tmp/.era-setup",
     "tmp/.era-go",
     "tmp/node-compile-cache",
@@ -38,6 +42,8 @@ LEFT_OUT: Final = (
 """Installers' caches, relative to the layer's root: not kept."""
 LAYER_GO_CACHE: Final = "go/cache"
 """Below the layer's root: compiled modules, for runs to see over the shared build cache."""
+NODE_LOCK: Final = "node/node_modules/.package-lock.json"
+"""Below the layer's root: what npm has installed."""
 
 _REQUIREMENTS: Final = "python/requirements.txt"
 _ERRORS: Final = MappingProxyType(
@@ -48,7 +54,6 @@ _ERRORS: Final = MappingProxyType(
         "commands": "Custom command failed",
     }
 )
-_MASK: Final = "***"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,163 +88,17 @@ class Step:
     uses_go_cache: bool = False
 
 
-# --- what is asked for ------------------------------------------------------------------------
+def steps(
+    spec: SetupSpec, tools: Tools, mirrors: Mirrors, *, direct: bool = False
+) -> tuple[Step, ...]:
+    """The steps of a setup in their order: pip, npm, go, then each command.
 
-
-def parse_setup(obj: Mapping[str, Any]) -> tuple[SetupSpec, tuple[str, ...]]:
-    """A setup request, checked, and the names of the members that were ignored.
-
-    Raises:
-        InputError: `invalid_setup` naming the entry and the rule; `conflicting_fields`.
+    With `direct` the package steps run no code of a package, and fail where they would have to.
     """
-    given = {name: value for name, value in obj.items() if value is not None}
-    ignored = [name for name in given if name not in _MEMBERS]
-    pip, pip_form = _packages(given, "pip", "requirements", ignored)
-    npm, npm_form = _packages(given, "npm", "packageJson", ignored)
-    go, go_form = _packages(given, "go", "goMod", ignored)
-    spec = SetupSpec(
-        pip=tuple(entry.strip() for entry in pip),
-        requirements=None if pip_form is None else _requirements(pip_form),
-        npm=npm,
-        package_json=None if npm_form is None else _package_json(npm_form),
-        go=go,
-        go_mod=None if go_form is None else _go_mod(go_form),
-        commands=_commands(given.get("commands", [])),
-        envs=_envs(given),
-        request=_request(given),
-    )
-    return spec, tuple(ignored)
-
-
-_MEMBERS: Final = ("pip", "npm", "go", "commands", "envs", "env")
-_PROBLEMS: Final[Mapping[str, Callable[[str], str | None]]] = MappingProxyType(
-    {"pip": entries.pip_problem, "npm": entries.npm_problem, "go": entries.go_problem}
-)
-
-
-def _refuse(entry: str, rule: str) -> InputError:
-    return InputError("invalid_setup", f"invalid setup: {entry} {rule}")
-
-
-def _packages(
-    given: Mapping[str, Any], kind: str, form: str, ignored: list[str]
-) -> tuple[tuple[str, ...], Any]:
-    """The package strings of `kind`, or the content of its object form."""
-    value = given.get(kind)
-    if value is None:
-        return (), None
-    if isinstance(value, Mapping):
-        ignored += [f"{kind}.{name}" for name in value if name != form]
-        return (), value.get(form)
-    if not isinstance(value, list):
-        raise _refuse(kind, f"must be an array of strings or an object with {form}")
-    if len(value) > MAX_PACKAGES:
-        raise _refuse(kind, f"must have at most {MAX_PACKAGES} entries")
-    for index, entry in enumerate(value):
-        if not isinstance(entry, str):
-            raise _refuse(f"{kind}[{index}]", "must be a string")
-        rule = _PROBLEMS[kind](entry)
-        if rule is not None:
-            raise _refuse(f"{kind}[{index}] {_shown(entry)}", rule)
-    return tuple(value), None
-
-
-def _shown(text: str) -> str:
-    return ascii(text if len(text) <= 80 else f"{text[:77]}...")
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise _refuse(name, "must be a string")
-    if len(value.encode(errors="surrogatepass")) > entries.MAX_TEXT_BYTES:
-        raise _refuse(name, f"must have at most {entries.MAX_TEXT_BYTES} bytes")
-    return value
-
-
-def _requirements(value: Any) -> str:
-    lines, problem = entries.requirements(_text("pip.requirements", value))
-    if problem is not None:
-        raise _refuse("pip.requirements", problem)
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _package_json(value: Any) -> str:
-    manifest = value
-    if isinstance(value, str):
-        try:
-            manifest = jsontext.loads(_text("npm.packageJson", value))
-        except jsontext.JsonTextError as error:
-            raise _refuse("npm.packageJson", f"must be JSON: {error}") from None
-    if not isinstance(manifest, Mapping):
-        raise _refuse("npm.packageJson", "must be a JSON object")
-    problem = entries.package_json_problem(manifest)
-    if problem is not None:
-        raise _refuse("npm.packageJson", problem)
-    return _text("npm.packageJson", jsontext.dumps(dict(manifest)))
-
-
-def _go_mod(value: Any) -> str:
-    text = _text("go.goMod", value)
-    problem = entries.go_mod_problem(text)
-    if problem is not None:
-        raise _refuse("go.goMod", problem)
-    return text
-
-
-def _commands(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise _refuse("commands", "must be an array of strings")
-    if len(value) > MAX_COMMANDS:
-        raise _refuse("commands", f"must have at most {MAX_COMMANDS} entries")
-    for index, command in enumerate(value):
-        problem = _command_problem(command)
-        if problem is not None:
-            raise _refuse(f"commands[{index}]", problem)
-    return tuple(value)
-
-
-def _command_problem(command: Any) -> str | None:
-    if not isinstance(command, str):
-        return "must be a string"
-    if not command.strip():
-        return "must not be empty"
-    try:
-        size = len(command.encode())
-    except UnicodeEncodeError:
-        return "must be valid Unicode"
-    if "\0" in command:
-        return "must not hold NUL"
-    return f"must have at most {MAX_COMMAND_BYTES} bytes" if size > MAX_COMMAND_BYTES else None
-
-
-def _envs(given: Mapping[str, Any]) -> dict[str, str]:
-    values = [given[name] for name in ("envs", "env") if name in given]
-    if len(values) == 2 and values[0] != values[1]:
-        raise InputError("conflicting_fields", "setup.envs and setup.env differ")
-    value = values[0] if values else {}
-    problem = environment.problem(value)
-    if problem is not None:
-        raise _refuse("envs", f"must be {problem}")
-    return dict(value)
-
-
-def _request(given: Mapping[str, Any]) -> JsonText:
-    shown = {name: value for name, value in given.items() if name in _MEMBERS}
-    for name in ("envs", "env"):
-        if name in shown:
-            shown[name] = dict.fromkeys(shown[name], _MASK)
-    return jsontext.dumps(shown)
-
-
-# --- how it is done ---------------------------------------------------------------------------
-
-
-def steps(spec: SetupSpec, tools: Tools, mirrors: Mirrors) -> tuple[Step, ...]:
-    """The steps of a setup in their order: pip, npm, go, then each command."""
     env = _environment(mirrors)
     found = [
-        _pip_step(spec, tools, mirrors, env),
-        _npm_step(spec, tools, mirrors, env),
+        _pip_step(spec, tools, mirrors, env, direct=direct),
+        _npm_step(spec, tools, mirrors, env, direct=direct),
         _go_step(spec, tools, env),
     ]
     commands = [
@@ -255,6 +114,25 @@ def steps(spec: SetupSpec, tools: Tools, mirrors: Mirrors) -> tuple[Step, ...]:
         for command in spec.commands
     ]
     return (*(step for step in found if step is not None), *commands)
+
+
+def may_be_direct(spec: SetupSpec) -> bool:
+    """Whether the package steps can be tried without running code of packages, or of whoever asks:
+    variables may tell an installer to run something, and so may the scripts of a package.json."""
+    manifest = jsontext.loads(spec.package_json) if spec.package_json else {}
+    scripts_of = manifest.get("scripts") if isinstance(manifest, dict) else None
+    return not (spec.envs or scripts_of or any("://" in entry for entry in spec.npm))
+
+
+def wants_scripts(lock: bytes) -> bool:
+    """Whether a package that npm has installed without its scripts has some; `lock` is the text of
+    `NODE_LOCK`.  What cannot be understood counts as a yes."""
+    try:
+        found: Any = jsontext.loads(lock.decode())
+        entries = found["packages"].values()
+        return any(entry.get("hasInstallScript") for entry in entries)
+    except (jsontext.JsonTextError, UnicodeDecodeError, KeyError, AttributeError, TypeError):
+        return True
 
 
 def _environment(mirrors: Mirrors) -> dict[str, str]:
@@ -289,8 +167,20 @@ def _environment(mirrors: Mirrors) -> dict[str, str]:
     return {**env, **online, **mirrors.env}
 
 
+_UV_CACHE: Final = f"{layout.LAYER}/{LAYER_CACHE}/uv"
+_NO_BUILDS: Final = f"{LAYER_CACHE}/no-builds"
+_REFUSE_BUILDS: Final = b"""import sys
+if sys.prefix != sys.base_prefix:
+    import os
+    os._exit(1)
+"""
+"""Python looks for `sitecustomize` before it runs anything.  uv builds packages in environments made
+for that, so there the interpreter ends before a package has had a say, and uv with it.  uv's own
+option for wheels alone would take an older version that has one instead."""
+
+
 def _pip_step(
-    spec: SetupSpec, tools: Tools, mirrors: Mirrors, env: Mapping[str, str]
+    spec: SetupSpec, tools: Tools, mirrors: Mirrors, env: Mapping[str, str], *, direct: bool
 ) -> Step | None:
     if not spec.pip and not spec.requirements:
         return None
@@ -299,14 +189,17 @@ def _pip_step(
     if spec.requirements:
         files[_REQUIREMENTS] = spec.requirements.encode()
         wanted = ("--requirements", f"{layout.LAYER}/{_REQUIREMENTS}")
+    if direct:
+        files[f"{_NO_BUILDS}/sitecustomize.py"] = _REFUSE_BUILDS
+        env = {**env, "PYTHONPATH": f"{layout.LAYER}/{_NO_BUILDS}"}
     index = ("--default-index", mirrors.pip_index_url) if mirrors.pip_index_url else ()
     return Step(
         kind="pip",
         label="pip install",
         argv=(
-            *(tools.uv, "--no-config", "--no-progress", "--cache-dir", f"{INSTALLER_CACHE}/uv"),
+            *(tools.uv, "--no-config", "--no-progress", "--cache-dir", _UV_CACHE),
             *("pip", "install", "--python", tools.python, "--no-python-downloads"),
-            *("--target", environment.LAYER_PYTHON, "--link-mode", "copy", "--compile-bytecode"),
+            *("--target", environment.LAYER_PYTHON, "--link-mode", "hardlink"),
             *index,
             *wanted,
         ),
@@ -318,19 +211,22 @@ def _pip_step(
 
 
 def _npm_step(
-    spec: SetupSpec, tools: Tools, mirrors: Mirrors, env: Mapping[str, str]
+    spec: SetupSpec, tools: Tools, mirrors: Mirrors, env: Mapping[str, str], *, direct: bool
 ) -> Step | None:
     if not spec.npm and not spec.package_json:
         return None
     registry = ("--registry", mirrors.npm_registry) if mirrors.npm_registry else ()
+    # A package from a repository is prepared by its own scripts, so there is no git.
+    scriptless = ("--ignore-scripts", "--git", "/bin/false") if direct else ()
     return Step(
         kind="npm",
         label="npm install",
         argv=(
             *(tools.node, tools.npm, "install", "--prefix", f"{layout.LAYER}/node"),
-            *("--cache", f"{INSTALLER_CACHE}/npm"),
+            *("--cache", f"{layout.LAYER}/{LAYER_CACHE}/npm", "--prefer-offline"),
             *("--no-audit", "--no-fund", "--no-update-notifier"),
             *("--loglevel", "http", "--foreground-scripts", "--no-progress"),
+            *scriptless,
             *registry,
             "--",
             *spec.npm,
@@ -398,3 +294,11 @@ def _kinds(spec: SetupSpec) -> dict[str, bool]:
         "npm": bool(spec.npm or spec.package_json),
         "go": bool(spec.go or spec.go_mod),
     }
+
+
+def compile_modules(into: str, *, tools: Tools) -> Launch:
+    """Compiles the layer's Python modules, of which it runs nothing, into the directory `into`."""
+    argv = (tools.bash, "-c", scripts.COMPILE_PYTHON, "compile", tools.python, layout.LAYER, into)
+    env = environment.base(has_layer=False)
+    del env["PYTHONDONTWRITEBYTECODE"]
+    return Launch(argv=argv, env=env)

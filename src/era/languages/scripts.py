@@ -151,3 +151,18 @@ find "$builds" -type f -exec touch -d 2100-01-01 {} +
 Parameters: the go tool, `get` or `download`, the module cache, the build cache to leave, a directory
 for what need not be kept; then for `get` the modules.  Runs in the directory of the go.mod.
 """
+
+COMPILE_PYTHON: Final = r"""
+python=$1 layer=$2 into=$3
+cd "$layer" || exit
+# Python compares whole seconds: whoever changes a module from now on gives it another time.
+sleep 1
+: >/tmp/mark
+# What does not compile fails, or not, in the program that imports it.
+"$python" -I -m compileall -q python >/tmp/log 2>&1
+set -eo pipefail
+find python -type f -name '*.pyc' -cnewer /tmp/mark -print0 >/tmp/new
+tar --create --null --no-recursion --files-from=/tmp/new | tar --extract --directory="$into"
+"""
+"""Compiles the Python modules of a layer and copies what is new to another directory, below the same
+names.  Parameters: the interpreter, the layer, the other directory."""

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from era.errors import EraError
 from era.models import RunResult
+from era.storage.leases import Activity
 
 
 class Stoppable(Protocol):
@@ -69,7 +70,8 @@ class Phase(Enum):
 
 
 class Active:
-    """One run under way.  `uid` is that of its session, None for a one-shot execution."""
+    """One run under way.  `uid` is that of its session, None for a one-shot execution; `epoch` that of
+    the lease under which the session's state was read."""
 
     def __init__(self, run_id: str, uid: int | None, output: Output) -> None:
         self.run_id = run_id
@@ -77,6 +79,7 @@ class Active:
         self.output = output
         self.phase = Phase.QUEUED
         self.cancel_asked = False
+        self.epoch: int | None = None
         self.reason: Callable[[Active], EraError] | None = None
         self.task: asyncio.Task[RunResult] | None = None
         self._now: Stoppable | None = None
@@ -142,6 +145,10 @@ class Registry:
     def current(self, uid: int) -> Active | None:
         """The run of a session that is in progress."""
         return next((run for run in self.of(uid) if run.phase is not Phase.QUEUED), None)
+
+    def activity(self, uid: int) -> Activity:
+        """What goes on in a session."""
+        return Activity(running=self.current(uid) is not None, queued=self.queued(uid))
 
     def queued(self, uid: int) -> int:
         """How many runs of a session wait."""

@@ -16,12 +16,12 @@ from era import layout
 from era.errors import InternalError, session_not_found
 from era.ids import new_token
 from era.languages.environment import build
-from era.languages.packages import Step, recipe_key, steps
+from era.languages.packages import Step, may_be_direct, recipe_key, steps
 from era.models import SetupSpec
-from era.sandbox.base import BoxSpec, Limits, Overlay
+from era.sandbox.base import BoxSpec, Limits
 from era.sessions.install import Reporter, Work
 from era.sessions.layers import NOTHING, Layers, attachment
-from era.sessions.packages import PackageLayers, stored
+from era.sessions.packages import PackageLayers
 from era.sessions.parts import Parts
 from era.sessions.settings import SetupLimits
 from era.sessions.snapshots import go_overlay, service_variables
@@ -135,13 +135,14 @@ class Attempt:
             tail=self._reporter.tail.copy(),
         )
         work = self._work(commands, below)
-        return await stored(key, work, self._parts, self._layers, self._reporter)
+        return await self._package_layers.stored(key, work, self._reporter)
 
     def _work(self, chosen: list[Step], below: str | None) -> Work:
         """The box for some of the steps, over the layer in the directory `below`."""
         limits = self._limits
         base = NOTHING if below is None else attachment(below)
-        overlays = base.overlays or (Overlay(target=layout.LAYER),)
+        overlays = tuple(one for one in base.overlays if one.target != layout.LAYER)
+        lowers = next((one.lowers for one in base.overlays if one.target == layout.LAYER), ())
         if any(step.uses_go_cache for step in chosen):
             overlays += go_overlay(self._parts.go_cache, base)
         spec = BoxSpec(
@@ -157,11 +158,20 @@ class Attempt:
         )
         return Work(
             spec=spec,
+            below=lowers,
             steps=chosen,
+            direct=self._direct() if below is None else (),
             environment=self._environment,
             deadline=self._deadline,
             layer_bytes=limits.layer_bytes,
         )
+
+    def _direct(self) -> tuple[Step, ...]:
+        """The package steps in the form that runs no code of packages, where that may do."""
+        if not may_be_direct(self._spec):
+            return ()
+        found = steps(self._spec, self._parts.tools, self._limits.mirrors, direct=True)
+        return tuple(step for step in found if step.kind != _COMMANDS)
 
     def _environment(self, step: Step) -> Mapping[str, str]:
         service = self._service if step.kind == _COMMANDS else {}

@@ -11,6 +11,8 @@ from era.workspace import beneath
 
 _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 _UNFINISHED: Final = ".tmp-"
+BOOT: Final = "boot-"
+"""How the name of the entry begins that tells which start of the machine the others are from."""
 
 
 def unfinished(name: str) -> str:
@@ -22,7 +24,7 @@ def clean(root: str) -> None:
     """Remove what a killed server left; after a reboot of the machine, everything, since the entries
     are never flushed to the disk."""
     with open(_BOOT_ID, encoding="ascii") as file:
-        boot = f"boot-{file.read().strip()}"
+        boot = f"{BOOT}{file.read().strip()}"
     names = os.listdir(root)
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -44,3 +46,14 @@ def remove(root: str, name: str) -> None:
             beneath.remove_tree(fd, gone)
     finally:
         os.close(fd)
+
+
+def move_out(directory: str, name: str, root: str) -> str | None:
+    """Move an entry of `directory` into `root`, under a name that `clean` knows, to be removed later;
+    that name, or None when there is no such entry."""
+    gone = unfinished(name)
+    try:
+        os.rename(os.path.join(directory, name), os.path.join(root, gone))
+    except FileNotFoundError:
+        return None
+    return gone

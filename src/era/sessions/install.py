@@ -1,23 +1,31 @@
-"""The work of a setup inside its box: one step after the other, then the layer is packed."""
+"""The work of a setup inside its box: one step after the other, into the draft of a layer.
+
+Where no code of a package has to run, installers write into the draft itself.  Otherwise they work in
+the box's own scratch, which the kernel bounds, and what they left is copied out.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from era import layout
 from era.errors import EraError, TooLargeError
-from era.languages.packages import Step
+from era.languages.packages import LAYER_CACHE, NODE_LOCK, Step, wants_scripts
 from era.models import SetupProgress
-from era.sandbox.base import Box, BoxSpec, Driver, Program
-from era.sessions.layers import Layers
+from era.sandbox.base import Bind, Box, BoxSpec, Driver, Overlay, Program
+from era.sessions import archives, folders
+from era.sessions.layers import Layers, given
+from era.sessions.room import Watch, size_of
 from era.sessions.specs import TIMED_OUT, TOO_LARGE, Failure
-from era.storage.base import Blob, Records
+from era.storage.base import Records
+from era.workspace import beneath
+from era.workspace.failures import settled
 
 OUTPUT_BYTES: Final = 64 << 10
 """Kept of what the steps write, of each stream."""
@@ -26,6 +34,8 @@ _NO_ROOM_BYTES: Final = 1 << 20
 """Less free scratch than this after a failed step: the step failed for want of room."""
 _PROGRESS_SECONDS: Final = 1.0
 """Between two writes of a step's progress."""
+_LOCK_BYTES: Final = 64 << 20
+"""Read at most of what npm says it has installed."""
 
 
 class StepFailedError(Exception):
@@ -60,6 +70,12 @@ class Tail:
             for name in ("stdout", "stderr")
         )
         return out, err
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for kept in self._kept.values():
+            kept.clear()
+        self.last_line = ""
 
     def copy(self) -> Tail:
         """The same so far, going its own way from now on."""
@@ -96,6 +112,11 @@ class Reporter:
         )
         await self.write()
 
+    def again(self) -> None:
+        """The steps begin from the first; what they have said does not count."""
+        self.tail.clear()
+        self.finished.clear()
+
     async def write(self) -> None:
         """Write how far the step is."""
         if self._now is None:
@@ -119,37 +140,148 @@ class Reporter:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What is done in one box.  `environment` makes the variables of a step; `deadline` is on the
-    monotonic clock, None without one."""
+    monotonic clock, None without one.
+
+    `below` are the directories under the layer that it works on, the topmost first, if there is one.
+    `direct` are the steps that run no code of a package, if it may be done so.
+    """
 
     spec: BoxSpec
+    below: tuple[str, ...] = ()
     steps: Sequence[Step]
+    direct: Sequence[Step] = ()
     environment: Callable[[Step], Mapping[str, str]]
     deadline: float | None
     layer_bytes: int
 
 
-async def install(work: Work, driver: Driver, layers: Layers, reporter: Reporter) -> Blob:
-    """Run the steps and pack what they left.
+class _CodeWantedError(Exception):
+    """A package has to run code of its own to be installed."""
 
-    Raises:
-        StepFailedError: the setup has failed.
-        UnavailableError, InternalError: the service has.
-    """
-    watch = asyncio.create_task(reporter.watch())
-    try:
-        async with driver.box(work.spec) as box:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installer:
+    """Where setups are done."""
+
+    driver: Driver
+    layers: Layers
+
+    @asynccontextmanager
+    async def installed(self, key: str, work: Work, reporter: Reporter) -> AsyncIterator[str]:
+        """Do the work; the draft for the layer `key` with what it left.
+
+        Raises:
+            StepFailedError: the setup has failed.
+            UnavailableError, InternalError: the service has.
+        """
+        watch = asyncio.create_task(reporter.watch())
+        try:
+            async with self.layers.draft(key) as draft:
+                if work.direct and await self._directly(draft, work, reporter):
+                    yield draft
+                    return
+                async with self.layers.draft(key) as copied:
+                    await self._in_scratch(draft, copied, work, reporter)
+                    yield copied
+        finally:
+            watch.cancel()
+            await asyncio.wait((watch,))
+
+    async def _directly(self, draft: str, work: Work, reporter: Reporter) -> bool:
+        """Whether the work could be done without code of packages; else only what was fetched is
+        left in the draft."""
+        try:
+            await self._into(draft, work, reporter)
+        except (StepFailedError, _CodeWantedError) as error:
+            if isinstance(error, StepFailedError) and error.failure.error in (TIMED_OUT, TOO_LARGE):
+                raise
+            await settled(asyncio.to_thread(_keep_only, draft, LAYER_CACHE))
+            reporter.again()
+            return False
+        self.layers.drop(draft, LAYER_CACHE)
+        if await settled(asyncio.to_thread(size_of, draft)) > work.layer_bytes:
+            raise _too_large(work)
+        return True
+
+    async def _into(self, draft: str, work: Work, reporter: Reporter) -> None:
+        shown = Bind(source=draft, target=layout.LAYER, writable=True)
+        spec = replace(work.spec, binds=(*work.spec.binds, shown))
+        async with self.driver.box(spec) as box:
+            given(draft, box)
+            with Watch(draft, work.spec.limits.disk_bytes, box.cancel) as watch:
+                for step in work.direct:
+                    await reporter.begin(step)
+                    await settled(asyncio.to_thread(_write, draft, step.files, box.owner))
+                    try:
+                        await _run(box, step, work, reporter.tail)
+                    except StepFailedError:
+                        if watch.exceeded:
+                            raise _too_large(work) from None
+                        raise
+                    reporter.finished.append(step)
+        if await settled(asyncio.to_thread(_has_scripts, draft)):
+            raise _CodeWantedError
+
+    async def _in_scratch(self, draft: str, copied: str, work: Work, reporter: Reporter) -> None:
+        """Do it over what has been fetched into `draft`, and copy to `copied` what that leaves."""
+        lowers = work.below or (draft,)
+        whole = Overlay(target=layout.LAYER, lowers=lowers)
+        spec = replace(work.spec, overlays=(whole, *work.spec.overlays))
+        async with self.driver.box(spec) as box:
             for step in work.steps:
                 await reporter.begin(step)
                 await _place(box, step)
                 await _run(box, step, work, reporter.tail)
                 reporter.finished.append(step)
-            try:
-                return await layers.pack(box, work.layer_bytes)
-            except TooLargeError:
-                raise StepFailedError(Failure(error=TOO_LARGE, step=work.steps[-1].kind)) from None
+            async with self.layers.showing(copied, writable=True) as into:
+                try:
+                    await archives.copy_out(box, into, work.layer_bytes)
+                except TooLargeError:
+                    raise _too_large(work) from None
+
+
+def _too_large(work: Work) -> StepFailedError:
+    return StepFailedError(Failure(error=TOO_LARGE, step=work.steps[-1].kind))
+
+
+# --- the draft, seen from the host ----------------------------------------------------------------
+
+
+@contextmanager
+def _opened(directory: str) -> Iterator[int]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
     finally:
-        watch.cancel()
-        await asyncio.wait((watch,))
+        os.close(fd)
+
+
+def _write(draft: str, files: Mapping[str, bytes], owner: int | None) -> None:
+    """Write files of a step; an earlier step may have left anything in their place."""
+    with _opened(draft) as fd:
+        for path, content in files.items():
+            os.close(beneath.make_dirs(fd, os.path.dirname(path), owner=owner))
+            beneath.write_file(fd, path, content, owner=owner)
+
+
+def _keep_only(draft: str, name: str) -> None:
+    for entry in os.listdir(draft):
+        if entry != name:
+            folders.remove(draft, entry)
+
+
+def _has_scripts(draft: str) -> bool:
+    """Whether npm has left out scripts of packages."""
+    with _opened(draft) as fd:
+        try:
+            lock = beneath.open_regular(fd, NODE_LOCK)
+        except FileNotFoundError:
+            return False
+        with os.fdopen(lock, "rb") as file:
+            return wants_scripts(file.read(_LOCK_BYTES))
+
+
+# --- the steps ------------------------------------------------------------------------------------
 
 
 async def _place(box: Box, step: Step) -> None:

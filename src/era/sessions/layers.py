@@ -1,8 +1,9 @@
-"""Setup layers: packed into one archive in the blob store, unpacked once per machine for runs.
+"""Setup layers: a directory for each, which runs see below space of their own and nothing changes.
 
-An archive is several tar streams, one after the other, under one zstd frame.  It is written and
-read by the tar program of a box and never by this process: what is in it was made by strangers.
-A layer's directory is a cache; when it is missing it is made again from the archive.
+A layer is made in a draft beside its place and is there from the moment it is renamed.  It serves at
+once; behind that it is archived in the blob store, which is what lasts, and its Python modules are
+compiled, into a directory that is laid over it.  The directories are caches: a missing one is made
+again from the archive.
 """
 
 from __future__ import annotations
@@ -10,38 +11,43 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
 from era import layout
-from era.errors import InternalError, TooLargeError
-from era.languages.packages import LAYER_GO_CACHE, LEFT_OUT
+from era.errors import EraError, InternalError
+from era.languages.packages import LAYER_GO_CACHE, compile_modules
 from era.models import Network
-from era.sandbox.base import Bind, Box, BoxSpec, Driver, Limits, Overlay, Program
-from era.sessions import folders
-from era.storage.base import Blob, Blobs, Records
+from era.sandbox.base import Bind, Box, BoxSpec, Overlay, Program
+from era.sessions import archives, folders
+from era.sessions.parts import Parts
+from era.storage.base import LayerRecord
 from era.workspace import beneath
 from era.workspace.failures import settled
-from era.workspace.rules import SECRET_NAMES
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+BYTECODE: Final = ".bytecode"
+"""End of the name of the directory with a layer's compiled modules."""
+ARCHIVE: Final = ".archive"
+"""End of the key under which the archive of a layer is recorded, once it is stored."""
+_COMPILE_SECONDS: Final = 600.0
+_ARCHIVING_MS: Final = 60_000
+"""Whoever looks for the archive of a layer that was made longer ago looks in vain."""
+_LOOK_SECONDS: Final = 0.2
+_CLOSE_SECONDS: Final = 10.0
+"""A server that stops lets archives that are under way be finished for so long."""
 
-_UNPACKED: Final = f"{layout.RUNTIMES}/unpacked"
-"""Where the new directory of a layer is shown, writable, to the box that unpacks it."""
-_LEVEL: Final = 3
-_CHUNK: Final = 1 << 20
-_UNPACK_SECONDS: Final = 3600.0
-_TAR: Final = "/usr/bin/tar"
-_FIND: Final = "/usr/bin/find"
-_ENV: Final = {"PATH": f"{layout.BIN}:/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
-_PARTS: Final = {"workspace": layout.WORKSPACE, "home": layout.HOME, "tmp": layout.TMP}
-"""Directory of the layer: what of the box it holds."""
+_log = structlog.get_logger("era.layers")
+
+
+class LayerLostError(InternalError):
+    """Neither the directory nor the archive of a layer is there: the machine went down within
+    seconds of the setup's end, or somebody deleted them."""
+
+    default_code = "execution_failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,20 +65,48 @@ NOTHING: Final = Attachment()
 
 
 class Layers:
-    """The layers of this machine, below the directory `root`."""
+    """The layers of this machine, below the directory `parts.layers_dir`."""
 
-    def __init__(self, root: str, records: Records, blobs: Blobs, driver: Driver) -> None:
-        self._root = root
-        self._records = records
-        self._blobs = blobs
-        self._driver = driver
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._root = parts.layers_dir
         self._unpacking: dict[str, asyncio.Task[str]] = {}
         self._pins: dict[str, int] = {}
+        self._archiving: dict[str, asyncio.Task[None]] = {}
+        self._compiling: dict[str, asyncio.Task[None]] = {}
+        self._removals: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
+        """Archives and compilations are made one after the other: runs go before."""
 
     async def start(self) -> None:
-        """Remove what an interrupted unpacking left; after a reboot of the machine, everything,
-        since directories are never flushed to the disk."""
+        """Remove what an interrupted making left; after a reboot of the machine, everything, since
+        directories are never flushed to the disk.  Go on with what was left to do."""
         await asyncio.to_thread(folders.clean, self._root)
+        known = await self._parts.records.layer_keys(used=False)
+        names = set(await asyncio.to_thread(os.listdir, self._root))
+        there = known & names
+        for name in names - there:
+            if name.removesuffix(BYTECODE) not in there and not name.startswith(folders.BOOT):
+                await self._remove(name)
+        for key in sorted(there):
+            self._finish(key)
+
+    async def close(self) -> None:
+        """Finish the archives under way, within reason, and stop."""
+        for task in self._compiling.values():
+            task.cancel()
+        if self._archiving:
+            await asyncio.wait(tuple(self._archiving.values()), timeout=_CLOSE_SECONDS)
+        tasks = (*self._archiving.values(), *self._compiling.values())
+        for task in tasks:
+            task.cancel()
+        if tasks or self._removals:
+            await asyncio.wait((*tasks, *self._removals))
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is done in the background."""
+        return bool(self._archiving or self._compiling or self._removals)
 
     @contextmanager
     def pinned(self, key: str) -> Iterator[None]:
@@ -92,10 +126,10 @@ class Layers:
     # -- for runs --
 
     async def directory(self, key: str) -> str:
-        """The directory of the unpacked layer; unpacks it when this machine has not yet.
+        """The directory of the layer; unpacks it when this machine has not yet.
 
         Raises:
-            InternalError: the layer is lost.
+            LayerLostError: the layer is lost.
             UnavailableError: `storage_full`, `isolation_unavailable`.
         """
         path = os.path.join(self._root, key)
@@ -108,93 +142,217 @@ class Layers:
             task.add_done_callback(lambda task: self._unpacked(key, task))
         return await asyncio.shield(task)
 
+    async def is_lost(self, key: str) -> bool:
+        """Whether nothing of the layer is left.  The server that has made it may still be archiving
+        it, so that of a young one is waited for."""
+        while not os.path.isdir(os.path.join(self._root, key)):
+            if await self._archive(key) is not None:
+                return False
+            layer = await self._parts.records.layer(key)
+            now = self._parts.clock()
+            if layer is None or now - layer.created_at_ms > _ARCHIVING_MS:
+                return True
+            await asyncio.sleep(_LOOK_SECONDS)
+        return False
+
     def _unpacked(self, key: str, task: asyncio.Task[str]) -> None:
         del self._unpacking[key]
         if not task.cancelled():
             task.exception()  # whoever asked may have left; it is looked at here
 
-    async def forget(self, key: str) -> None:
-        """Remove the directory of a layer."""
-        await settled(asyncio.to_thread(folders.remove, self._root, key))
-
     async def _unpack(self, key: str) -> str:
-        layer = await self._records.layer(key)
-        if layer is None:
-            raise InternalError("execution_failed")
+        lost, blob = await self.is_lost(key), await self._archive(key)
+        if lost or blob is None:
+            raise LayerLostError("execution_failed")
+        async with self.draft(key) as draft:
+            async with self.showing(draft, writable=True) as box:
+                await archives.unpack(box, self._parts.blobs, blob)
+            return self._keep(draft, key)
+
+    async def _archive(self, key: str) -> str | None:
+        """The blob with the archive of a layer, if there is one."""
+        archived = await self._parts.records.layer(key + ARCHIVE)
+        if archived is not None:
+            return archived.blob
+        layer = await self._parts.records.layer(key)
+        return layer.blob if layer is not None and layer.size else None
+
+    # -- making one --
+
+    @asynccontextmanager
+    async def draft(self, key: str) -> AsyncIterator[str]:
+        """A new directory for the layer `key`, removed at the end unless it was kept."""
         name = folders.unfinished(key)
-        temporary, final = os.path.join(self._root, name), os.path.join(self._root, key)
-        os.mkdir(temporary, 0o755)
+        path = os.path.join(self._root, name)
+        os.mkdir(path, 0o755)
         try:
-            await self._fill(temporary, layer.blob)
-            with suppress(FileExistsError):
-                os.rename(temporary, final)
+            yield path
         finally:
-            await self.forget(name)
+            await self._remove(name)
+
+    @asynccontextmanager
+    async def showing(self, directory: str, *, writable: bool = False) -> AsyncIterator[Box]:
+        """A box that sees the directory at `archives.SHOWN`, and nothing else."""
+        spec = BoxSpec(
+            network=Network.OFFLINE,
+            binds=(Bind(source=directory, target=archives.SHOWN, writable=writable),),
+        )
+        async with self._parts.driver.box(spec) as box:
+            if writable:
+                given(directory, box)
+            yield box
+
+    def drop(self, draft: str, name: str) -> None:
+        """Remove an entry of a draft; it is gone at once, its room in a while."""
+        gone = folders.move_out(draft, name, self._root)
+        if gone is not None:
+            task = asyncio.create_task(self._remove(gone))
+            self._removals.add(task)
+            task.add_done_callback(self._removals.discard)
+
+    async def keep(self, draft: str, key: str) -> LayerRecord:
+        """Make the draft the layer `key`; if there is one already, that stays."""
+        # No archive yet: an empty blob stands for it.
+        empty = await self._parts.blobs.put(_nothing())
+        now = self._parts.clock()
+        layer = LayerRecord(key=key, blob=empty.hash, size=0, created_at_ms=now, result="{}")
+        layer = await self._parts.records.put_layer(layer)
+        self._keep(draft, key)
+        return layer
+
+    def _keep(self, draft: str, key: str) -> str:
+        final = os.path.join(self._root, key)
+        if not os.path.isdir(final):  # no other task can come in between
+            os.rename(draft, final)
+        self._finish(key)
         return final
 
-    async def _fill(self, directory: str, blob: str) -> None:
-        spec = BoxSpec(
-            limits=Limits(),
-            network=Network.OFFLINE,
-            binds=(Bind(source=directory, target=_UNPACKED, writable=True),),
-        )
-        async with self._driver.box(spec) as box:
-            if box.owner is not None:
-                os.chown(directory, box.owner, box.owner)
-            argv = (_TAR, "--extract", "--ignore-zeros", "--no-same-owner", "--same-permissions",
-                    "--delay-directory-restore", f"--directory={_UNPACKED}")  # fmt: skip
-            await _fed(box, argv, _decompressed(self._blobs.open(blob)))
-
-    # -- for setups --
-
-    async def pack(self, box: Box, limit_bytes: int) -> Blob:
-        """Store what the programs of `box` have left as an archive.
-
-        Raises:
-            TooLargeError: `file_too_large`, when it is more than `limit_bytes`.
-            UnavailableError: `storage_full`.
-        """
-        await _run(box, _prune())
-        read, write = os.pipe2(os.O_CLOEXEC)
-        stored = asyncio.create_task(self._blobs.put(_compressed(read, limit_bytes)))
-        packed = asyncio.create_task(_pack_all(box, write))
-        try:
-            await asyncio.wait((stored, packed), return_when=asyncio.FIRST_EXCEPTION)
-            if packed.done() and packed.exception() is not None and not stored.done():
-                await packed
-            return await stored
-        finally:
-            for task in (packed, stored):
+    async def forget(self, key: str) -> None:
+        """Remove everything of a layer but its archive."""
+        for tasks in (self._archiving, self._compiling):
+            task = tasks.get(key)
+            if task is not None:
                 task.cancel()
-            await asyncio.wait((packed, stored))
-            os.close(read)
+                await asyncio.wait((task,))
+        await self._remove(key)
+        await self._remove(key + BYTECODE)
+
+    async def _remove(self, name: str) -> None:
+        await settled(asyncio.to_thread(folders.remove, self._root, name))
+
+    # -- behind it --
+
+    def _finish(self, key: str) -> None:
+        """Do in the background what a layer can do without for now."""
+        for tasks, work in ((self._archiving, self._store), (self._compiling, self._compile)):
+            self._begin(key, tasks, work)
+
+    def _begin(
+        self,
+        key: str,
+        tasks: dict[str, asyncio.Task[None]],
+        work: Callable[[str], Awaitable[None]],
+    ) -> None:
+        if key not in tasks:
+            tasks[key] = task = asyncio.create_task(self._quietly(key, work))
+            task.add_done_callback(lambda _: tasks.pop(key))
+
+    async def _quietly(self, key: str, work: Callable[[str], Awaitable[None]]) -> None:
+        try:
+            async with self._turn:
+                await work(key)
+        except EraError as error:
+            # It is tried again when a server starts; until then the directory serves.
+            _log.error("layer not finished", layer=key, exc_info=error)
+
+    async def _store(self, key: str) -> None:
+        """Store the archive, unless there is one."""
+        if await self._archive(key) is not None:
+            return
+        async with self.showing(os.path.join(self._root, key)) as box:
+            blob = await archives.archive(box, self._parts.blobs)
+        await self._parts.records.put_layer(
+            LayerRecord(
+                key=key + ARCHIVE,
+                blob=blob.hash,
+                size=blob.size,
+                created_at_ms=self._parts.clock(),
+                result="{}",
+            )
+        )
+
+    async def _compile(self, key: str) -> None:
+        """Compile the Python modules of a layer, in a box that runs nothing of it."""
+        directory = os.path.join(self._root, key)
+        final = directory + BYTECODE
+        if os.path.isdir(final) or not has_python(directory):
+            return
+        async with self.draft(key) as draft:
+            spec = BoxSpec(
+                network=Network.OFFLINE,
+                overlays=(Overlay(target=layout.LAYER, lowers=(directory,)),),
+                binds=(Bind(source=draft, target=archives.SHOWN, writable=True),),
+            )
+            async with self._parts.driver.box(spec) as box:
+                given(draft, box)
+                launch = compile_modules(archives.SHOWN, tools=self._parts.tools)
+                program = Program(
+                    argv=launch.argv, env=launch.env, cwd="/", timeout_seconds=_COMPILE_SECONDS
+                )
+                ended = await box.run(program)
+            if ended.exit_code == 0:
+                os.rename(draft, final)
+
+
+def given(directory: str, box: Box) -> None:
+    """Let the programs of a box write in a directory."""
+    if box.owner is not None:
+        os.chown(directory, box.owner, box.owner)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    yield b""
+
+
+def has_python(directory: str) -> bool:
+    """Whether a layer has Python packages."""
+    with _opened(directory) as fd:
+        return _holds_something(fd, "python")
 
 
 def attachment(directory: str) -> Attachment:
-    """How to show the unpacked layer in `directory`.
+    """How to show the layer in `directory`.
 
     Its names were made by strangers: a part counts only when it is a directory itself, reached
     through no link.
     """
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        there = {name for name in ("workspace", "home", "tmp") if _holds_something(fd, name)}
+    with _opened(directory) as fd:
+        there = {name for name in archives.PARTS if _holds_something(fd, name)}
         has_builds = _holds_something(fd, LAYER_GO_CACHE)
-    finally:
-        os.close(fd)
+    bytecode = f"{directory}{BYTECODE}"
+    lowers = (bytecode, directory) if os.path.isdir(bytecode) else (directory,)
     return Attachment(
         workspace=(f"{directory}/workspace",) if "workspace" in there else (),
         # The root's /node_modules and /package.json are links into the layer.
         overlays=(
-            Overlay(target=layout.LAYER, lowers=(directory,)),
+            Overlay(target=layout.LAYER, lowers=lowers),
             *(
-                Overlay(target=_PARTS[name], lowers=(f"{directory}/{name}",))
+                Overlay(target=archives.PARTS[name], lowers=(f"{directory}/{name}",))
                 for name in ("home", "tmp")
                 if name in there
             ),
         ),
         go_cache=f"{directory}/{LAYER_GO_CACHE}" if has_builds else None,
     )
+
+
+@contextmanager
+def _opened(directory: str) -> Iterator[int]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _holds_something(dir_fd: int, path: str) -> bool:
@@ -208,120 +366,3 @@ def _holds_something(dir_fd: int, path: str) -> bool:
         finally:
             os.close(fd)
     return True
-
-
-# --- programs of the box --------------------------------------------------------------------------
-
-
-def _prune() -> tuple[str, ...]:
-    """Delete what is never kept of workspace, HOME and /tmp: secret-like names, pipes, sockets."""
-    tests: list[str] = ["-type", "p", "-o", "-type", "s"]
-    for name in sorted(SECRET_NAMES):
-        test = ("-ipath", f"*/{name}") if "/" in name else ("-iname", name)
-        tests += ["-o", "(", "!", "-type", "d", *test, ")"]
-    return (_FIND, *_PARTS.values(), "-xdev", "-depth", "(", *tests, ")", "-delete")
-
-
-def _pack(directory: str, part: str) -> tuple[str, ...]:
-    """Write one part of the layer, below its name; `part` is empty for the layer's own directory."""
-    left_out = [*_PARTS, *LEFT_OUT] if not part else LEFT_OUT
-    prefix = f"{part}/" if part else ""
-    excluded = [path.removeprefix(prefix) for path in left_out if path.startswith(prefix)]
-    return (
-        *(_TAR, "--create", "--format=pax", "--sort=name", "--numeric-owner", "--owner=0"),
-        *("--group=0", "--ignore-failed-read", "--anchored"),
-        *(f"--exclude=./{path}" for path in excluded),
-        # Names of files and targets of hard links get the prefix, targets of links do not.
-        *((rf"--transform=s,^\.,{part},S",) if part else ()),
-        *(f"--directory={directory}", "."),
-    )
-
-
-async def _pack_all(box: Box, write: int) -> None:
-    """Write every part of the layer to the pipe `write`, and close it."""
-    try:
-        await _run(box, _pack(layout.LAYER, ""), stdout_fd=write)
-        for part, directory in _PARTS.items():
-            await _run(box, _pack(directory, part), stdout_fd=write)
-    finally:
-        os.close(write)
-
-
-async def _run(
-    box: Box,
-    argv: tuple[str, ...],
-    *,
-    stdin_fd: int | None = None,
-    stdout_fd: int | None = None,
-) -> None:
-    program = Program(
-        argv=argv,
-        env=_ENV,
-        cwd="/",
-        timeout_seconds=_UNPACK_SECONDS,
-        stdin_fd=stdin_fd,
-        stdout_fd=stdout_fd,
-    )
-    ended = await box.run(program)
-    if ended.exit_code not in (0, 1):  # 1: something was left out, as asked
-        raise InternalError("execution_failed")
-
-
-async def _fed(box: Box, argv: tuple[str, ...], chunks: AsyncIterator[bytes]) -> None:
-    """Run a program with `chunks` as its standard input."""
-    read, write = os.pipe2(os.O_CLOEXEC)
-    fed = asyncio.create_task(_feed(write, chunks))
-    try:
-        await _run(box, argv, stdin_fd=read)
-    finally:
-        os.close(read)  # a feeder that waits for a reader gives up
-        fed.cancel()
-        await asyncio.wait((fed,))
-    if not fed.cancelled():
-        fed.result()
-
-
-async def _feed(write: int, chunks: AsyncIterator[bytes]) -> None:
-    try:
-        async for chunk in chunks:
-            await settled(asyncio.to_thread(_write_all, write, chunk))
-    except BrokenPipeError:
-        pass  # the program's exit code tells why it read no more
-    finally:
-        os.close(write)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(fd, left) :]
-
-
-# --- streams --------------------------------------------------------------------------------------
-
-
-async def _compressed(fd: int, limit_bytes: int) -> AsyncIterator[bytes]:
-    """What is read from a pipe until its end, compressed."""
-    compressor = zstd.ZstdCompressor(level=_LEVEL)
-    size = 0
-    while chunk := await settled(asyncio.to_thread(os.read, fd, _CHUNK)):
-        size += len(chunk)
-        if size > limit_bytes:
-            raise TooLargeError("file_too_large", limit_bytes)
-        if packed := await asyncio.to_thread(compressor.compress, chunk):
-            yield packed
-    yield compressor.flush()
-
-
-async def _decompressed(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The bytes of a zstd stream, in bounded pieces."""
-    decompressor = zstd.ZstdDecompressor()
-    async for chunk in chunks:
-        data = chunk
-        while data or not decompressor.needs_input:
-            piece = await asyncio.to_thread(decompressor.decompress, data, _CHUNK)
-            data = b""
-            if piece:
-                yield piece
-            if decompressor.eof:
-                return

@@ -7,12 +7,12 @@ taken as it is.
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from era.sessions.install import Reporter, Work, install
-from era.sessions.layers import Layers
+from era.sessions.install import Installer, Reporter, Work
+from era.sessions.layers import LayerLostError, Layers
 from era.sessions.parts import Parts
 from era.storage.base import LayerRecord
 
@@ -35,6 +35,7 @@ class PackageLayers:
         self._parts = parts
         self._layers = layers
         self._max_age_ms = int(max_age_seconds * 1000)
+        self._installer = Installer(driver=parts.driver, layers=layers)
         self._shared: dict[str, _Shared] = {}
 
     async def find(self, recipe: str, pins: ExitStack) -> LayerRecord | None:
@@ -44,8 +45,9 @@ class PackageLayers:
             pins.enter_context(self._layers.pinned(key))
             layer = await self._parts.records.layer(key)
             if layer is not None and self.is_fresh(layer):
-                await self._layers.directory(key)
-                return layer
+                with suppress(LayerLostError):  # it is then installed, and has the same key again
+                    await self._layers.directory(key)
+                    return layer
         return None
 
     def is_fresh(self, layer: LayerRecord) -> bool:
@@ -63,7 +65,7 @@ class PackageLayers:
         if shared is None:
             reporter = Reporter(records=self._parts.records, clock=self._parts.clock)
             key = self._key(recipe, 0)
-            task = asyncio.create_task(stored(key, work, self._parts, self._layers, reporter))
+            task = asyncio.create_task(self.stored(key, work, reporter))
             shared = self._shared[recipe] = _Shared(task=task, reporter=reporter)
             task.add_done_callback(lambda task: self._over(recipe, task))
         return shared.reporter
@@ -91,19 +93,11 @@ class PackageLayers:
                 shared.task.cancel()
                 await asyncio.wait((shared.task,))
 
+    async def stored(self, key: str, work: Work, reporter: Reporter) -> LayerRecord:
+        """Do the work, and make what it left the layer `key`.
 
-async def stored(
-    key: str, work: Work, parts: Parts, layers: Layers, reporter: Reporter
-) -> LayerRecord:
-    """Do the work, store what it left as the layer `key`, and unpack it here.
-
-    Raises:
-        StepFailedError: the work failed.
-    """
-    blob = await install(work, parts.driver, layers, reporter)
-    layer = LayerRecord(
-        key=key, blob=blob.hash, size=blob.size, created_at_ms=parts.clock(), result="{}"
-    )
-    layer = await parts.records.put_layer(layer)
-    await layers.directory(key)
-    return layer
+        Raises:
+            StepFailedError: the work failed.
+        """
+        async with self._installer.installed(key, work, reporter) as draft:
+            return await self._layers.keep(draft, key)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from era.languages.table import Tools
 from era.sandbox.base import Driver
+from era.sessions.nodes import Cluster
 from era.sessions.seal import Seal
 from era.storage.base import Blobs, Records
 from era.workspace.trees import Trees
@@ -32,7 +33,8 @@ class Parts:
     """Everything is open and ready; whoever made it closes it.
 
     `layers_dir` is an existing directory of the service's own, on a disk, and so is `modules_dir`,
-    without which deno's modules are not fetched.  `clock` gives unix milliseconds.
+    without which deno's modules are not fetched.  `clock` gives unix milliseconds.  `cluster`: there
+    are other servers on the same stores.
     """
 
     records: Records
@@ -44,4 +46,5 @@ class Parts:
     layers_dir: str
     clock: Callable[[], int]
     go_cache: GoCache | None = None
+    cluster: Cluster | None = None
     modules_dir: str | None = None

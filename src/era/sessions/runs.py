@@ -38,6 +38,7 @@ from era.relpath import DATA_FILE
 from era.sandbox.base import Box, BoxSpec, Exit
 from era.sessions.active import Active, Output, Phase, Registry, TextSink
 from era.sessions.modules import Modules, UnresolvedError
+from era.sessions.nodes import Nodes
 from era.sessions.parts import Parts
 from era.sessions.queue import Queues
 from era.sessions.settings import SessionLimits
@@ -86,6 +87,13 @@ def deleted(run: Active) -> EraError:
     )
 
 
+def lost(_: Active) -> EraError:
+    """What the caller of a run gets when another node has taken its session."""
+    return InternalError(
+        "execution_failed", message="another node has taken the session over; nothing was kept"
+    )
+
+
 class Runs:
     """Runs code, in sessions and without."""
 
@@ -96,6 +104,8 @@ class Runs:
         snapshots: Snapshots,
         setups: Setups,
         modules: Modules | None,
+        registry: Registry,
+        nodes: Nodes,
     ) -> None:
         self._parts = parts
         self._limits = limits
@@ -103,13 +113,14 @@ class Runs:
         self._setups = setups
         self._modules = modules
         self._queues = Queues(limits.queues)
-        self.registry = Registry()
+        self._nodes = nodes
+        self.registry = registry
 
     async def execute(self, request: RunRequest, sink: TextSink | None = None) -> RunResult:
         """Run code once; cancelled with its caller."""
         self._snapshots.check(request, None)
         self._queues.check(None)
-        run = self._start(None, request, sink)
+        run = self._start(None, request, sink, None)
         return await self._attend(run, request)
 
     async def run(
@@ -120,24 +131,31 @@ class Runs:
         accepted: Callable[[], None] | None = None,
     ) -> RunResult:
         """Run code in a session.  `accepted` is called once nothing can be refused at once."""
-        record = await self._parts.records.get(session_id)
-        self._snapshots.check(request, record)
-        if not request.wait_for_setup:
-            refuse_unfinished(record)
-        self._queues.check(record.uid)
-        run = self._start(record, request, sink)
-        if accepted is not None:
-            accepted()
-        return await self._attend(run, request)
+        # The session is this node's before its state is read: nobody else changes it from then on.
+        async with self._nodes.hold(session_id) as epoch:
+            record = await self._parts.records.get(session_id)
+            self._snapshots.check(request, record)
+            if not request.wait_for_setup:
+                refuse_unfinished(record)
+            self._queues.check(record.uid)
+            run = self._start(record, request, sink, epoch)
+            if accepted is not None:
+                accepted()
+            return await self._attend(run, request)
 
     # -- the task --
 
     def _start(
-        self, record: SessionRecord | None, request: RunRequest, sink: TextSink | None
+        self,
+        record: SessionRecord | None,
+        request: RunRequest,
+        sink: TextSink | None,
+        epoch: int | None,
     ) -> Active:
         uid = record.uid if record is not None else None
         run = Active(new_run_id(self._parts.clock()), uid, Output(sink))
         self.registry.add(run)
+        run.epoch = epoch
         run.task = asyncio.create_task(self._guarded(run, record, request))
         run.task.add_done_callback(lambda task: self._over(run, task))
         return run
@@ -196,6 +214,7 @@ class Runs:
     ) -> RunResult:
         came_ns = time.monotonic_ns()
         async with AsyncExitStack() as stack:
+            record = await self._hold(stack, run, record)
             record = await self._wait(stack, record, request)
             queued_ns = time.monotonic_ns() - came_ns
             held = stack.enter_context(ExitStack())
@@ -207,8 +226,20 @@ class Runs:
             await self._place(box, snapshot)
             ended = unstarted or await self._program(run, box, snapshot)
             run.end()
-            kept = await self._keep(box, snapshot)
+            kept = await self._keep(run, box, snapshot)
         return self._result(run, snapshot, ended, kept, vm_id, queued_ns // 1_000_000)
+
+    async def _hold(
+        self, stack: AsyncExitStack, run: Active, record: SessionRecord | None
+    ) -> SessionRecord | None:
+        """Keep the session this node's to the end; its state, read under the lease that is held."""
+        if record is None:
+            return None
+        epoch = await stack.enter_async_context(self._nodes.hold(record.id))
+        if epoch == run.epoch:
+            return record
+        run.epoch = epoch
+        return await self._again(record)
 
     async def _wait(
         self, stack: AsyncExitStack, record: SessionRecord | None, request: RunRequest
@@ -290,7 +321,7 @@ class Runs:
 
     # -- after the program --
 
-    async def _keep(self, box: Box, snapshot: Snapshot) -> Kept:
+    async def _keep(self, run: Active, box: Box, snapshot: Snapshot) -> Kept:
         """Read what the program left, and commit it in one step."""
         record = snapshot.record
         if record is None:
@@ -306,6 +337,7 @@ class Runs:
                 finished_at_ms=self._parts.clock(),
                 data=snapshot.merged if outcome.data is None else outcome.data,
                 changes=found.changes,
+                epoch=run.epoch,
             ),
             self._limits.quota,
         )

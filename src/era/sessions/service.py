@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 
 from era import jsontext
 from era.errors import (
     ConflictError,
     EraError,
+    InternalError,
     NotFoundError,
     file_not_found,
 )
 from era.ids import copy_id, new_session_id
-from era.languages.packages import parse_setup
+from era.languages.asked import parse_setup
 from era.languages.table import check_available
 from era.models import (
     FileEntry,
@@ -35,18 +37,20 @@ from era.models import (
     StoredCode,
 )
 from era.relpath import RelPath, user_path
-from era.sessions.active import Active, Phase, TextSink
+from era.sessions.active import Active, Phase, Registry, TextSink
 from era.sessions.layers import Layers
 from era.sessions.modules import Modules
+from era.sessions.nodes import Nodes, OneNode, SharedNodes
 from era.sessions.packages import PackageLayers
 from era.sessions.parts import Parts
-from era.sessions.runs import Runs, deleted, shutting_down
+from era.sessions.runs import Runs, deleted, lost, shutting_down
 from era.sessions.settings import SessionLimits
 from era.sessions.setups import Setups
 from era.sessions.snapshots import Snapshots
 from era.sessions.specs import sealed_spec, without_envs
 from era.sessions.sweep import Sweeper
 from era.storage.base import Blobs
+from era.storage.leases import Holder
 from era.storage.links import walk
 
 _NS_PER_MS = 1_000_000
@@ -72,13 +76,19 @@ class Sessions:
         self._parts = parts
         self._records = parts.records
         self._limits = limits
-        layers = Layers(parts.layers_dir, parts.records, parts.blobs, parts.driver)
+        layers = Layers(parts)
         packages = PackageLayers(parts, layers, limits.setups.layer_max_age_seconds)
         self._layers = layers
         self._setups = Setups(parts, limits, layers, packages)
         self._modules = _modules(parts, limits)
         snapshots = Snapshots(parts, limits, layers)
-        self._runs = Runs(parts, limits, snapshots, self._setups, self._modules)
+        registry = Registry()
+        self._nodes: Nodes = OneNode()
+        if parts.cluster is not None:
+            self._nodes = SharedNodes(parts.cluster, lost=self._lost, activity=registry.activity)
+        self._runs = Runs(
+            parts, limits, snapshots, self._setups, self._modules, registry, self._nodes
+        )
         self._sweeper = Sweeper(
             parts,
             layers,
@@ -87,13 +97,14 @@ class Sessions:
             grace_seconds=limits.blob_grace_seconds,
         )
         self._closing = False
+        self._ending: set[asyncio.Future[None]] = set()
 
     # -- the service --
 
     async def start(self) -> None:
         """Remove what a killed server left, and take up the setups it had begun."""
-        page = await self._records.list()
-        await self._parts.trees.keep_only({record.uid for record in page.items})
+        await self._nodes.start()
+        await self._sweeper.drop_trees()
         await self._layers.start()
         if self._modules is not None:
             await self._modules.start()
@@ -112,7 +123,9 @@ class Sessions:
             run.kill(_stopped)
         await _all_over(runs.all(), None)
         await self._setups.close()
+        await self._nodes.close()
         await self._sweeper.close()
+        await self._layers.close()
         if self._modules is not None:
             await self._modules.close()
 
@@ -123,8 +136,8 @@ class Sessions:
 
     @property
     def busy(self) -> int:
-        """Runs and setups under way."""
-        return len(self._runs.registry.all()) + self._setups.busy
+        """Runs and setups under way, and what goes on behind them."""
+        return len(self._runs.registry.all()) + self._setups.busy + self._layers.busy
 
     @property
     def tier(self) -> str:
@@ -148,6 +161,45 @@ class Sessions:
         except EraError as error:
             return {"storage": error.text}
         return {}
+
+    def _lost(self, session_id: str, uid: int) -> None:
+        """Another node has taken the session, or has deleted it: its runs here are for nothing."""
+        if self._runs.registry.of(uid):
+            task = asyncio.ensure_future(self._end_lost(session_id, uid))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
+    async def _end_lost(self, session_id: str, uid: int) -> None:
+        reason: Callable[[Active], EraError] = lost
+        with suppress(InternalError):
+            try:
+                if (await self._records.get(session_id)).uid != uid:
+                    reason = deleted
+            except NotFoundError:
+                reason = deleted
+        for run in self._runs.registry.of(uid):
+            run.kill(reason)
+
+    # -- other servers --
+
+    @property
+    def takeover_seconds(self) -> float | None:
+        """How long a server that has died keeps its sessions; None: there is only this one."""
+        return self._nodes.ttl_seconds
+
+    def place(self, session_id: str) -> AbstractAsyncContextManager[str | None]:
+        """Gives the address of the server that has the session; or None, and this one has it while
+        the context lasts.  Raises NotFoundError."""
+        return self._nodes.place(session_id)
+
+    async def holder(self, session_id: str) -> str | None:
+        """The address of the other server that has the session now, if any does.
+
+        Raises:
+            NotFoundError: `session_not_found`.
+        """
+        found = await self._nodes.elsewhere(session_id)
+        return next((holder.address for holder in found.values()), None)
 
     def _refuse_when_closing(self) -> None:
         if self._closing:
@@ -177,7 +229,8 @@ class Sessions:
 
     async def get(self, session_id: str, with_files: bool = False) -> SessionView:
         """A session's committed state.  Raises NotFoundError."""
-        view = self._view(await self._records.get(session_id))
+        record = await self._records.get(session_id)
+        view = self._view(record, await self._nodes.elsewhere(session_id))
         if with_files:
             view = replace(view, files=(await self._records.files(session_id)).items)
         return view
@@ -187,15 +240,17 @@ class Sessions:
     ) -> Page[SessionView]:
         """Sessions, oldest first."""
         page = await self._records.list(prefix=prefix, limit=limit, cursor=cursor)
+        elsewhere = await self._nodes.elsewhere()
         return Page(
-            items=tuple(map(self._view, page.items)),
+            items=tuple(self._view(record, elsewhere) for record in page.items),
             total=page.total,
             next_cursor=page.next_cursor,
         )
 
     async def patch(self, session_id: str, patch: SessionPatch) -> SessionView:
         """Change settings, metadata or data.  Raises NotFoundError."""
-        return self._view(await self._records.patch(session_id, patch, self._parts.clock()))
+        record = await self._records.patch(session_id, patch, self._parts.clock())
+        return self._view(record, await self._nodes.elsewhere(session_id))
 
     async def delete(self, session_id: str) -> int:
         """Remove a session with all that belongs to it; when, in unix milliseconds."""
@@ -249,12 +304,16 @@ class Sessions:
         self._setups.wake()
         return self._view(record)
 
-    def _view(self, record: SessionRecord) -> SessionView:
-        registry = self._runs.registry
+    def _view(
+        self, record: SessionRecord, elsewhere: Mapping[int, Holder] | None = None
+    ) -> SessionView:
+        """`elsewhere` says what other servers do in sessions."""
+        there = (elsewhere or {}).get(record.uid)
+        here = self._runs.registry.activity(record.uid)
         return SessionView(
             record=record,
-            running=registry.current(record.uid) is not None,
-            queued_runs=registry.queued(record.uid),
+            running=here.running or (there is not None and there.running),
+            queued_runs=here.queued + (there.queued if there is not None else 0),
         )
 
     # -- runs --

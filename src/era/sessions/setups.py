@@ -9,7 +9,9 @@ from typing import Final
 
 import structlog
 
+from era import jsontext
 from era.errors import ConflictError, NotFoundError, session_not_found
+from era.languages.asked import parse_setup
 from era.models import SessionRecord, SetupStatus
 from era.sessions.attempts import Attempt
 from era.sessions.install import StepFailedError
@@ -17,12 +19,14 @@ from era.sessions.layers import Layers
 from era.sessions.packages import PackageLayers
 from era.sessions.parts import Parts
 from era.sessions.settings import SessionLimits
-from era.sessions.specs import INTERRUPTED, Failure, result_text
+from era.sessions.specs import INTERRUPTED, Failure, result_text, sealed_spec, without_envs
 from era.storage.base import SetupJob
 
 _RETRY_SECONDS: Final = 5
 _POLL_SECONDS: Final = 30.0
 """Setups are looked for this often without being told of one."""
+_LOOK_SECONDS: Final = 1.0
+"""A run that waits for a setup looks this often itself: another server may be doing it."""
 
 _log = structlog.get_logger("era.setups")
 
@@ -36,10 +40,14 @@ def unfinished(record: SessionRecord) -> bool:
 def refuse_unfinished(record: SessionRecord) -> None:
     """Raises ConflictError `setup_pending` when a run would have to wait."""
     if unfinished(record):
-        status = record.setup.status if record.setup is not None else SetupStatus.PENDING
-        raise ConflictError(
-            "setup_pending", retry_after_seconds=_RETRY_SECONDS, setup_status=str(status)
-        )
+        raise _pending(record)
+
+
+def _pending(record: SessionRecord) -> ConflictError:
+    status = record.setup.status if record.setup is not None else SetupStatus.PENDING
+    return ConflictError(
+        "setup_pending", retry_after_seconds=_RETRY_SECONDS, setup_status=str(status)
+    )
 
 
 class Setups:
@@ -56,21 +64,31 @@ class Setups:
         self._loop: asyncio.Task[None] | None = None
         self._jobs: dict[int, asyncio.Task[None]] = {}
         self._ends: dict[int, asyncio.Event] = {}
+        cluster = parts.cluster
+        self._owner = cluster.node.name if cluster is not None else ""
+        self._prefix = cluster.prefix if cluster is not None else ""
+        self._ttl_seconds = cluster.ttl_seconds if cluster is not None else None
 
     async def start(self) -> None:
-        """Take up what an earlier server left unfinished, and begin to work."""
-        interrupted = result_text(duration_ms=0, failure=Failure(error=INTERRUPTED))
-        attempts = self._limits.setups.max_attempts
-        await self._parts.records.reset_running_setups(attempts, interrupted)
+        """Take up what an earlier life of this server left unfinished, and begin to work."""
+        await self._reset(self._prefix)
         self._loop = asyncio.create_task(self._work())
 
+    async def _reset(self, owner: str | None) -> None:
+        """Let setups be claimed again that are nobody's any more, or were `owner`'s."""
+        interrupted = result_text(duration_ms=0, failure=Failure(error=INTERRUPTED))
+        attempts = self._limits.setups.max_attempts
+        await self._parts.records.reset_running_setups(attempts, interrupted, owner)
+
     async def close(self) -> None:
-        """Stop; setups under way start anew when a server starts again."""
+        """Stop; setups under way start anew when a server starts again, or on another one at once."""
         tasks = [*self._jobs.values(), *([self._loop] if self._loop is not None else [])]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        if self._ttl_seconds is not None:
+            await self._reset(self._prefix)
 
     @property
     def busy(self) -> int:
@@ -88,15 +106,43 @@ class Setups:
             ConflictError: `setup_pending`, after the longest wait, or at once without `wait`.
             NotFoundError: `session_not_found`.
         """
+        record = await self._with_layer(record)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._limits.setups.wait_seconds):
-                while wait and unfinished(record):
+                while wait and await self._has_to_wait(record):
                     ended = self._ends.setdefault(record.uid, asyncio.Event())
                     record = await self._again(record)
-                    if unfinished(record):
-                        await ended.wait()
-        refuse_unfinished(record)
+                    if await self._has_to_wait(record):
+                        with suppress(TimeoutError):
+                            async with asyncio.timeout(_LOOK_SECONDS):
+                                await ended.wait()
+        if await self._has_to_wait(record):
+            raise _pending(record)
         return record
+
+    async def _has_to_wait(self, record: SessionRecord) -> bool:
+        """Whether the setup is unfinished, and no earlier layer can serve."""
+        setup = record.setup
+        if setup is None or setup.status.finished:
+            return False
+        return setup.layer is None or await self._layers.is_lost(setup.layer)
+
+    async def _with_layer(self, record: SessionRecord) -> SessionRecord:
+        """The session, its setup pending again when the layer is lost: after the machine went down
+        within seconds of the setup's end there may be neither a directory nor an archive."""
+        setup = record.setup
+        if setup is None or setup.layer is None or setup.status is not SetupStatus.COMPLETED:
+            return record
+        if not await self._layers.is_lost(setup.layer):
+            return record
+        _log.warning("layer lost, setup starts anew", session_id=record.id)
+        spec = without_envs(parse_setup(jsontext.loads(setup.request))[0], setup.request)
+        with suppress(ConflictError):  # another run was first
+            sealed = sealed_spec(spec, self._parts.seal)
+            now = self._parts.clock()
+            await self._parts.records.restart_setup(record.id, spec.request, sealed, now)
+        self.wake()
+        return await self._again(record)
 
     async def _again(self, record: SessionRecord) -> SessionRecord:
         now = await self._parts.records.get(record.id)
@@ -122,17 +168,29 @@ class Setups:
         while True:
             self._wake.clear()
             try:
+                if self._ttl_seconds is not None:
+                    await self._keep(self._ttl_seconds)
                 await self._claim()
             except Exception as error:  # noqa: BLE001 - the store may be away for a while
                 _log.error("setups cannot be claimed", exc_info=error)
             # Not `wait_for`: on 3.11 it loses a cancel that comes together with the wake.
             with suppress(TimeoutError):
-                async with asyncio.timeout(_POLL_SECONDS):
+                async with asyncio.timeout(min(_POLL_SECONDS, (self._ttl_seconds or 120) / 4)):
                     await self._wake.wait()
+
+    async def _keep(self, ttl_seconds: float) -> None:
+        """Keep the setups under way here, end those that are another server's by now, and let those
+        of servers that have died be claimed."""
+        mine = set(self._jobs)
+        kept = await self._parts.records.renew_setups(self._owner, tuple(mine), ttl_seconds)
+        for uid in mine - kept:
+            if (task := self._jobs.get(uid)) is not None:
+                task.cancel()
+        await self._reset(None)
 
     async def _claim(self) -> None:
         while len(self._jobs) < self._limits.setups.concurrent:
-            job = await self._parts.records.claim_setup()
+            job = await self._parts.records.claim_setup(self._owner, self._ttl_seconds)
             if job is None:
                 return
             self._begin(job)
@@ -154,6 +212,11 @@ class Setups:
     async def _job(self, job: SetupJob) -> None:
         """One setup from its claim to its end, whatever happens.  A cancelled one stays running,
         to be taken up at the next start."""
+        while not await self._tried(job):
+            pass
+
+    async def _tried(self, job: SetupJob) -> bool:
+        """Whether it is over; not, when the layer it had found was swept by another server."""
         started_ns = time.monotonic_ns()
         attempt = Attempt(job, self._parts, self._layers, self._packages, self._limits.setups)
         layer, failure = None, None
@@ -164,7 +227,7 @@ class Setups:
                 failure = error.failure
             except NotFoundError as error:
                 if error.code == "session_not_found":
-                    return
+                    return True
                 failure = self._broken(job, error)
             except Exception as error:  # noqa: BLE001 - logged here; the setup has failed
                 failure = self._broken(job, error)
@@ -176,8 +239,18 @@ class Setups:
                 failure=failure,
             )
             status = SetupStatus.COMPLETED if failure is None else SetupStatus.FAILED
-            with suppress(NotFoundError):
-                await self._parts.records.finish_setup(job.uid, status, result, layer)
+            return await self._finished(job, status, result, layer)
+
+    async def _finished(
+        self, job: SetupJob, status: SetupStatus, result: str, layer: str | None
+    ) -> bool:
+        try:
+            await self._parts.records.finish_setup(job.uid, status, result, layer, job.epoch)
+        except ConflictError:
+            return True  # another server has taken it over
+        except NotFoundError as error:
+            return error.code == "session_not_found"
+        return True
 
     def _broken(self, job: SetupJob, error: Exception) -> Failure:
         _log.error("setup broke", session_id=job.session_id, exc_info=error)

@@ -16,7 +16,13 @@ from era.models import JsonText, Network, RunRequest, SessionRecord, SetupStatus
 from era.relpath import RelPath
 from era.sandbox.base import BoxSpec, Limits, Overlay, Program
 from era.sessions.graphs import Place, Wanted, wanted
-from era.sessions.layers import NOTHING, Attachment, Layers, attachment
+from era.sessions.layers import (
+    NOTHING,
+    Attachment,
+    LayerLostError,
+    Layers,
+    attachment,
+)
 from era.sessions.parts import GoCache, Parts
 from era.sessions.settings import SessionLimits
 from era.workspace import stage
@@ -189,7 +195,12 @@ class Snapshots:
         if record.setup is None or record.setup.layer is None:
             return NOTHING
         held.enter_context(self._layers.pinned(record.setup.layer))
-        return attachment(await self._layers.directory(record.setup.layer))
+        try:
+            return attachment(await self._layers.directory(record.setup.layer))
+        except LayerLostError:
+            if record.setup.status is not SetupStatus.FAILED:
+                raise
+            return NOTHING  # nor could it be made anew
 
     def _launch(
         self,

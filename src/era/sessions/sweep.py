@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from era.sessions.layers import Layers
+from era.sessions.layers import ARCHIVE, Layers
 from era.sessions.packages import PREFIX, PackageLayers
 from era.sessions.parts import Parts
 
@@ -64,6 +64,7 @@ class Sweeper:
         """Remove everything that can be removed now."""
         seen, self._seen = self._seen, {}
         await self._parts.records.prune_history(lambda uid: self._forgettable(uid, seen))
+        await self.drop_trees()
         await self._sweep_layers()
         await self._sweep_blobs()
 
@@ -79,16 +80,28 @@ class Sweeper:
         self._seen[uid] = (revision, since_ms)
         return _EVERYTHING if now_ms - since_ms >= _IDLE_MS else revision
 
+    async def drop_trees(self) -> None:
+        """Remove the trees of sessions that are gone: deleted by another server, or by this one when
+        it was killed at it."""
+        trees = self._parts.trees
+        uids = await trees.uids()
+        for uid in set(uids) - await self._parts.records.existing(uids):
+            await trees.drop(uid)
+
     async def _sweep_layers(self) -> None:
         records = self._parts.records
-        unused = await records.layer_keys(used=False) - await records.layer_keys(used=True)
-        for key in sorted(unused):
+        used, known = await records.layer_keys(used=True), await records.layer_keys(used=False)
+        archives = {key for key in known if key.endswith(ARCHIVE)}
+        for key in sorted(known - archives - used):
             layer = await records.layer(key)
             # Packages are kept for later setups as long as these would take them.
             if layer is None or (key.startswith(PREFIX) and self._packages.is_fresh(layer)):
                 continue
             if not self._layers.is_pinned(key) and await records.delete_layer(key) is not None:
                 await self._layers.forget(key)
+        for key in sorted(archives):
+            if await records.layer(key.removesuffix(ARCHIVE)) is None:
+                await records.delete_layer(key)
 
     async def _sweep_blobs(self) -> None:
         batch: list[str] = []
@@ -98,6 +111,7 @@ class Sweeper:
                 await self._delete_unreferenced(batch)
                 batch = []
         await self._delete_unreferenced(batch)
+        await self._parts.blobs.tidy(self._grace_seconds)
 
     async def _delete_unreferenced(self, blobs: list[str]) -> None:
         if blobs:

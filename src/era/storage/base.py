@@ -52,6 +52,8 @@ class RunCommit:
     finished_at_ms: int
     data: JsonText | None = None
     changes: Changes = Changes()
+    epoch: int | None = None
+    """That of the session's lease, under which the run began; None where no other node is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,8 @@ class SetupJob:
     language: str
     spec: JsonText
     attempts: int
+    epoch: int = 0
+    """Tells this claim from every other one of the same setup."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +147,9 @@ class Records(Protocol):
         Raises:
             InputError: `invalid_field` for a cursor that this store did not give.
         """
+
+    async def existing(self, uids: Sequence[int]) -> frozenset[int]:
+        """Those of `uids` whose sessions are there."""
 
     async def patch(self, session_id: str, patch: SessionPatch, now_ms: int) -> SessionRecord:
         """Change settings; raises NotFoundError."""
@@ -231,6 +238,7 @@ class Records(Protocol):
 
         Raises:
             NotFoundError: `session_not_found` when this uid was deleted meanwhile; nothing is kept.
+            InternalError: `execution_failed` when the lease has another epoch; nothing is kept.
         """
 
     async def prune_history(self, keep: Callable[[int], int]) -> int:
@@ -251,20 +259,42 @@ class Records(Protocol):
 
     # -- setups and layers --
 
-    async def claim_setup(self) -> SetupJob | None:
-        """Take the oldest pending setup: it is `running` afterwards and its attempts count one more."""
+    async def claim_setup(
+        self, owner: str = "", ttl_seconds: float | None = None
+    ) -> SetupJob | None:
+        """Take the oldest pending setup: it is `running` afterwards and its attempts count one more.
+        It is the node `owner`'s for `ttl_seconds`, and longer when renewed; None: for ever."""
 
-    async def reset_running_setups(self, max_attempts: int, result: JsonText) -> int:
-        """At start: running setups become pending again, those with `max_attempts` attempts failed
-        with `result`.  How many are pending again."""
+    async def renew_setups(
+        self, owner: str, uids: Sequence[int], ttl_seconds: float
+    ) -> frozenset[int]:
+        """Keep these running setups for that long from now; those that are `owner`'s still."""
+
+    async def reset_running_setups(
+        self, max_attempts: int, result: JsonText, owner: str | None = ""
+    ) -> int:
+        """Running setups whose time is over, and those of all nodes whose names begin with `owner`
+        (not None), become pending again, or failed with `result` after `max_attempts` attempts.
+        How many are pending again."""
 
     async def setup_progress(self, uid: int, progress: SetupProgress) -> None:
         """Record progress of a running setup; does nothing when it is not running."""
 
     async def finish_setup(
-        self, uid: int, status: SetupStatus, result: JsonText, layer: str | None
+        self,
+        uid: int,
+        status: SetupStatus,
+        result: JsonText,
+        layer: str | None,
+        epoch: int | None = None,
     ) -> SetupState:
-        """End a setup and erase its sealed specification.  `layer` None keeps the old layer."""
+        """End a setup and erase its sealed specification.  `layer` None keeps the old layer.
+
+        Raises:
+            ConflictError: `setup_pending`, with an `epoch`, when its claim is no longer that one;
+                nothing changes.
+            NotFoundError: `not_found`, with an `epoch`, when the layer is gone; nothing changes.
+        """
 
     async def restart_setup(
         self, session_id: str, request: JsonText, spec: JsonText, now_ms: int
@@ -336,6 +366,10 @@ class Blobs(Protocol):
 
     def older_than(self, age_seconds: float) -> AsyncIterator[str]:
         """Hashes of blobs stored (or stored again) at least `age_seconds` ago: candidates of a sweep."""
+
+    async def tidy(self, age_seconds: float) -> None:
+        """Remove what no blob needs any more: space of deleted ones, and what writes left that were
+        broken off at least `age_seconds` ago."""
 
     async def close(self) -> None:
         """Let go of the store."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -92,11 +92,10 @@ class Trees:
         with translated():
             await settled(asyncio.to_thread(self._drop, str(uid)))
 
-    async def keep_only(self, uids: Collection[int]) -> None:
-        """Remove every other tree; at start, before any is used."""
-        keep = {str(uid).encode() for uid in uids}
+    async def uids(self) -> tuple[int, ...]:
+        """The sessions that have a tree here, or a part of one; what else is there is removed."""
         with translated():
-            await settled(asyncio.to_thread(self._keep_only, keep))
+            return await settled(asyncio.to_thread(self._uids))
 
     async def _amended(self, uid: int, diff: ManifestDiff) -> bool:
         """Whether the tree could be brought to `diff.revision` from its own."""
@@ -194,13 +193,16 @@ class Trees:
         finally:
             os.close(root)
 
-    def _keep_only(self, keep: Collection[bytes]) -> None:
+    def _uids(self) -> tuple[int, ...]:
         root = self._open_root()
         try:
-            for name in [name for name, _ in beneath.iterate(root) if name not in keep]:
-                _remove_home(root, name)
+            names = [name for name, _ in beneath.iterate(root)]
+            for name in names:
+                if not name.isdigit():
+                    _remove_home(root, name)
         finally:
             os.close(root)
+        return tuple(int(name) for name in names if name.isdigit())
 
 
 def _remove_home(root: int, name: str | bytes) -> None:

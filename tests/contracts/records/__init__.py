@@ -11,5 +11,6 @@ from tests.contracts.records.copies import *  # noqa: F403
 from tests.contracts.records.files import *  # noqa: F403
 from tests.contracts.records.history import *  # noqa: F403
 from tests.contracts.records.kit import *  # noqa: F403
+from tests.contracts.records.leases import *  # noqa: F403
 from tests.contracts.records.sessions import *  # noqa: F403
 from tests.contracts.records.setups import *  # noqa: F403

@@ -12,6 +12,7 @@ from era.api import answers_schema as schema
 from era.api import parse, schemas
 from era.api.answers import json_answer
 from era.api.body import unless_gone
+from era.api.forward import where_it_is, where_it_runs
 from era.api.routing import Call, Operation
 from era.api.stream import EventStream, Feed
 
@@ -85,6 +86,7 @@ SESSION_RUN_ERRORS: Final = (
     "session_deleted",
     "data_too_large",
     "session_queue_full",
+    "session_busy",
 )
 
 OPERATIONS: Final = (
@@ -100,7 +102,7 @@ OPERATIONS: Final = (
     Operation(
         method="POST",
         path="/api/sessions/{session_id}/run",
-        handler=run,
+        handler=where_it_runs(run),
         summary="Run code in a session",
         body=schemas.RunBody,
         answer=schema.RunResult,
@@ -109,7 +111,7 @@ OPERATIONS: Final = (
     Operation(
         method="POST",
         path="/api/sessions/{session_id}/stream",
-        handler=stream,
+        handler=where_it_runs(stream),
         summary="Run code in a session, with its output as server-sent events",
         body=schemas.RunBody,
         answer=EventStream.media_type,
@@ -118,7 +120,7 @@ OPERATIONS: Final = (
     Operation(
         method="POST",
         path="/api/sessions/{session_id}/cancel",
-        handler=cancel,
+        handler=where_it_is(cancel),
         summary="End the run in progress",
         answer=schema.Cancelled,
         errors=("session_not_found",),

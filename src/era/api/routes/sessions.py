@@ -10,6 +10,7 @@ from era import wire
 from era.api import answers_schema as schema
 from era.api import parse, schemas
 from era.api.answers import json_answer
+from era.api.forward import where_it_is
 from era.api.routing import Call, Operation
 from era.durations import timestamp
 from era.errors import ConflictError, InputError, NotFoundError
@@ -198,7 +199,7 @@ OPERATIONS: Final = (
     Operation(
         method="DELETE",
         path="/api/sessions/{session_id}",
-        handler=delete,
+        handler=where_it_is(delete),
         summary="Delete a session",
         answer=schema.DeletedSession,
         errors=("session_not_found",),

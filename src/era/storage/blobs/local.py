@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
@@ -27,16 +27,19 @@ THREADS: Final = 8
 class LocalBlobs:
     """Keeps `era.storage.base.Blobs` below `root`, which is made when missing.
 
-    `clock` is the time in seconds that the age of blobs is measured against.
+    `clock` is the time in seconds that the age of blobs is measured against.  Not `durable`: a power
+    failure may take anything that was stored.
 
     Raises:
         InternalError: the directory cannot be used.
         UnavailableError: `storage_full`.
     """
 
-    def __init__(self, root: str, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, root: str, *, clock: Callable[[], float] = time.time, durable: bool = True
+    ) -> None:
         try:
-            self._shelf: Final = Shelf(root, clock)
+            self._shelf: Final = Shelf(root, clock, durable=durable)
         except OSError as error:
             raise translated(error) from error
         self._pool: Final = ThreadPoolExecutor(THREADS, thread_name_prefix="era-blobs")
@@ -67,7 +70,9 @@ class LocalBlobs:
         """See `Blobs.put_fds`."""
         return await self._run(self._shelf.store_files, fds) if fds else ()
 
-    async def open(self, blob: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    async def open(
+        self, blob: str, start: int = 0, end: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """See `Blobs.open`."""
         reader = _Reader()
         try:
@@ -99,6 +104,10 @@ class LocalBlobs:
         for shard in await self._run(self._shelf.shards):
             for blob in await self._run(self._shelf.aged, shard, age_seconds):
                 yield blob
+
+    async def tidy(self, age_seconds: float) -> None:
+        """See `Blobs.tidy`: a broken off write leaves nothing behind, or a draft that goes at the next
+        start."""
 
     async def _run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `work` on a thread; not over before it is, cancelled or not."""

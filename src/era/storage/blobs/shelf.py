@@ -19,7 +19,9 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 from era.errors import EraError, InternalError, NotFoundError, UnavailableError, file_not_found
@@ -108,20 +110,24 @@ class Draft:
 
 class Shelf:
     """The directory `root`, which is made private to the service: what lies in it has the owner
-    and the mode of workspace files.
+    and the mode of workspace files.  Not `durable`: nothing waits for the disk.
 
     Raises:
         OSError: it cannot be made.
     """
 
-    def __init__(self, root: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, root: str, clock: Callable[[], float] = time.time, *, durable: bool = True
+    ) -> None:
         self.root: Final = os.path.abspath(root)
         self._clock: Final = clock
+        self._durable: Final = durable
         # Held while a blob is looked at and then touched, linked or removed: so a sweep never
         # takes what was just stored again, and two exports never change one inode at once.
         self._lock: Final = threading.Lock()
         self._shards: Final[set[str]] = set()
         self._unsettled: Final[set[str]] = set()
+        self._pins: Counter[str] = Counter()
         os.makedirs(os.path.join(self.root, ASIDE), mode=0o700, exist_ok=True)
         os.chmod(self.root, 0o700)
         self._clear_aside()
@@ -197,7 +203,7 @@ class Shelf:
     def _publish(self, drafts: Iterable[Draft]) -> None:
         """Make drafts blobs, durably: first their bytes, then their names."""
         fresh = [draft for draft in drafts if not self._touch(draft.hash)]
-        for draft in fresh:
+        for draft in fresh if self._durable else ():
             os.fsync(draft.fd)
         shards = {draft.hash[:2] for draft in fresh}
         self._make_shards(shards)
@@ -205,7 +211,7 @@ class Shelf:
         try:
             for draft in fresh:
                 self._name(draft)
-            for shard in shards:
+            for shard in shards if self._durable else ():
                 _flush(os.path.join(self.root, shard))
         finally:
             with self._lock:
@@ -226,7 +232,8 @@ class Shelf:
         for name in missing:
             os.makedirs(os.path.join(self.root, name), mode=0o700, exist_ok=True)
         if missing:
-            _flush(self.root)
+            if self._durable:
+                _flush(self.root)
             self._shards.update(missing)
 
     # -- reading --
@@ -304,6 +311,49 @@ class Shelf:
             except FileNotFoundError:
                 pass
         return True
+
+    def pin(self, blobs: Iterable[str]) -> None:
+        """Keep `blobs` from being evicted, until `unpin`."""
+        with self._lock:
+            self._pins.update(blobs)
+
+    def unpin(self, blobs: Iterable[str]) -> None:
+        """Undo one `pin`."""
+        with self._lock:
+            self._pins.subtract(blobs)
+            self._pins = +self._pins
+
+    def evict(self, target_bytes: int, before: float) -> int:
+        """Remove what was used longest ago until no more than `target_bytes` are left, but nothing
+        pinned or used since `before`; how many bytes are left."""
+        found = [item for shard in self.shards() for item in self._items(shard)]
+        left = sum(size for _, size, _ in found)
+        for changed, _, blob in sorted(found):
+            if left <= target_bytes or changed >= before:
+                break
+            left -= self._evict(blob, before)
+        return left
+
+    def _items(self, shard: str) -> Iterator[tuple[float, int, str]]:
+        """Change time, size and name of the blobs in a folder."""
+        with os.scandir(os.path.join(self.root, shard)) as found:
+            for item in found:
+                with suppress(FileNotFoundError):
+                    status = item.stat(follow_symlinks=False)
+                    yield status.st_ctime, status.st_size, item.name
+
+    def _evict(self, blob: str, before: float) -> int:
+        """Remove one blob if nobody uses it; the bytes that were freed."""
+        path = self.path(blob)
+        with self._lock:
+            try:
+                status = os.stat(path)
+                if blob in self._pins or status.st_ctime >= before:
+                    return 0
+                os.unlink(path)
+            except FileNotFoundError:
+                return 0
+        return status.st_size
 
     def shards(self) -> list[str]:
         """The folders that blobs are in."""

@@ -44,7 +44,7 @@ def _refused() -> InputError:
 
 def prefix_range(prefix: str) -> tuple[str, str] | None:
     """`[low, high)` in byte order of the texts that begin with `prefix`; None: there are none."""
-    if "\0" in prefix or not _encodable(prefix):
+    if not is_text(prefix):
         return None
     kept = prefix.rstrip("\U0010ffff")
     if not kept:
@@ -54,7 +54,10 @@ def prefix_range(prefix: str) -> tuple[str, str] | None:
     return prefix, kept[:-1] + chr(0xE000 if after == 0xD800 else after)
 
 
-def _encodable(text: str) -> bool:
+def is_text(text: str) -> bool:
+    """Whether a database takes `text` as such: characters, none of them NUL."""
+    if "\0" in text:
+        return False
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
@@ -29,8 +29,11 @@ from era.storage.base import (
     RunCommit,
     SetupJob,
 )
+from era.storage.index import Place
+from era.storage.leases import Activity, Holder, Lease, Node
+from era.storage.records.units import blobs as index
 from era.storage.records.units import code as stored_code
-from era.storage.records.units import commits, files, sessions, setups
+from era.storage.records.units import commits, files, leases, sessions, setups
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,7 +44,7 @@ Unit = Callable[Concatenate[Connection, P], R]
 
 
 class DatabaseRecords(ABC):
-    """`Records` over a database.  Methods keep the promises of `era.storage.base.Records`."""
+    """`Records`, `LeaseStore` and `BlobIndex` over a database: the promises are made there."""
 
     @abstractmethod
     async def _read(self, unit: Unit[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -50,6 +53,12 @@ class DatabaseRecords(ABC):
     @abstractmethod
     async def _write(self, unit: Unit[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run `unit` in a transaction; when this returns its effects are durable."""
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+    @abstractmethod
+    async def check(self) -> None: ...
 
     # -- sessions --
 
@@ -65,6 +74,9 @@ class DatabaseRecords(ABC):
         self, *, prefix: str = "", limit: int | None = None, cursor: str | None = None
     ) -> Page[SessionRecord]:
         return await self._read(sessions.page, prefix, limit, cursor)
+
+    async def existing(self, uids: Sequence[int]) -> frozenset[int]:
+        return await self._read(sessions.existing, tuple(uids)) if uids else frozenset()
 
     async def patch(self, session_id: str, patch: SessionPatch, now_ms: int) -> SessionRecord:
         return await self._write(sessions.patch, session_id, patch, now_ms)
@@ -143,19 +155,36 @@ class DatabaseRecords(ABC):
 
     # -- setups and layers --
 
-    async def claim_setup(self) -> SetupJob | None:
-        return await self._write(setups.claim)
+    async def claim_setup(
+        self, owner: str = "", ttl_seconds: float | None = None
+    ) -> SetupJob | None:
+        ttl_ms = None if ttl_seconds is None else int(ttl_seconds * 1000)
+        return await self._write(setups.claim, owner, ttl_ms)
 
-    async def reset_running_setups(self, max_attempts: int, result: JsonText) -> int:
-        return await self._write(setups.reset_running, max_attempts, result)
+    async def renew_setups(
+        self, owner: str, uids: Sequence[int], ttl_seconds: float
+    ) -> frozenset[int]:
+        if not uids:
+            return frozenset()
+        return await self._write(setups.renew, owner, tuple(uids), int(ttl_seconds * 1000))
+
+    async def reset_running_setups(
+        self, max_attempts: int, result: JsonText, owner: str | None = ""
+    ) -> int:
+        return await self._write(setups.reset_running, max_attempts, result, owner)
 
     async def setup_progress(self, uid: int, progress: SetupProgress) -> None:
         await self._write(setups.progress, uid, progress)
 
     async def finish_setup(
-        self, uid: int, status: SetupStatus, result: JsonText, layer: str | None
+        self,
+        uid: int,
+        status: SetupStatus,
+        result: JsonText,
+        layer: str | None,
+        epoch: int | None = None,
     ) -> SetupState:
-        return await self._write(setups.finish, uid, status, result, layer)
+        return await self._write(setups.finish, uid, status, result, layer, epoch)
 
     async def restart_setup(
         self, session_id: str, request: JsonText, spec: JsonText, now_ms: int
@@ -173,3 +202,76 @@ class DatabaseRecords(ABC):
 
     async def delete_layer(self, key: str) -> LayerRecord | None:
         return await self._write(setups.delete_layer, key)
+
+    # -- leases --
+
+    async def take_lease(self, session_id: str, node: Node, ttl_seconds: float) -> Lease | Holder:
+        return await self._write(leases.take, session_id, node, int(ttl_seconds * 1000))
+
+    async def renew_leases(self, node: Node, ttl_seconds: float) -> Mapping[int, int]:
+        return await self._write(leases.renew, node, int(ttl_seconds * 1000))
+
+    async def release_leases(self, node: Node, uids: Sequence[int]) -> None:
+        if uids:
+            await self._write(leases.release, node, tuple(uids))
+
+    async def release_nodes(self, prefix: str) -> None:
+        await self._write(leases.release_nodes, prefix)
+
+    async def tell(self, node: Node, activity: Mapping[int, Activity]) -> None:
+        if activity:
+            await self._write(leases.tell, node, dict(activity))
+
+    async def holders(self, node: Node, session_id: str | None = None) -> Sequence[Holder]:
+        return await self._read(leases.holders, node, session_id)
+
+    # -- the index of blobs --
+
+    async def announce(self, objects: Sequence[str], now_ms: int | None = None) -> None:
+        if objects:
+            await self._write(index.announce, tuple(objects), now_ms)
+
+    async def fill(self, places: Sequence[Place], now_ms: int | None = None) -> None:
+        if places:
+            await self._write(index.fill, tuple(places), now_ms)
+
+    async def places(
+        self, blobs: Sequence[str], *, renew: bool = False, now_ms: int | None = None
+    ) -> tuple[Place, ...]:
+        if not blobs:
+            return ()
+        run = self._write if renew else self._read
+        return await run(index.find, tuple(blobs), renew, now_ms)
+
+    async def aged(
+        self, age_seconds: float, after: str, limit: int, now_ms: int | None = None
+    ) -> tuple[str, ...]:
+        return await self._read(index.aged, int(age_seconds * 1000), after, limit, now_ms)
+
+    async def drop(self, blob: str, age_seconds: float, now_ms: int | None = None) -> bool:
+        return await self._write(index.drop, blob, int(age_seconds * 1000), now_ms)
+
+    async def abandon(
+        self, emptied_seconds: float, unfilled_seconds: float, now_ms: int | None = None
+    ) -> tuple[str, ...]:
+        return await self._write(
+            index.abandon, int(emptied_seconds * 1000), int(unfilled_seconds * 1000), now_ms
+        )
+
+    async def removed(self, objects: Sequence[str]) -> None:
+        if objects:
+            await self._write(index.removed, tuple(objects))
+
+    # -- the database itself --
+
+    async def fact(self, name: str, value: str) -> str:
+        """What the database says about itself under `name`; `value` when it said nothing yet."""
+        return await self._write(index.fact, name, value)
+
+    async def known_fact(self, name: str) -> str | None:
+        """What the database says about itself under `name`, None for nothing."""
+        return await self._read(index.known_fact, name)
+
+    async def holds_files(self) -> bool:
+        """Whether anything refers to stored bytes."""
+        return await self._read(index.holds_files)

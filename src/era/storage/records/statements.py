@@ -2,9 +2,9 @@
 
 Parameters: `of` is a session's uid and `at` a path (names that are no columns: in an UPDATE a
 parameter named like a column would set it).  A list of values travels as one JSON array (`listed`),
-so the text of a statement does not depend on how many there are.  Reads that precede a write in the
-same unit lock the session's row where the database has row locks (SQLite ignores that: its writers
-are alone anyway).
+so the text of a statement does not depend on how many there are.  Where the database has row locks a
+unit that changes a session executes `lock_by_*` first and reads in a statement after it, which sees
+what the one before it in the line has committed; SQLite's writers are alone anyway.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     ColumnElement,
+    Connection,
     Select,
     TableValuedAlias,
     Text,
@@ -28,6 +29,7 @@ from sqlalchemy import (
     literal,
     literal_column,
     null,
+    or_,
     select,
     update,
 )
@@ -35,7 +37,14 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
-from era.storage.records.tables import codes, entries, layers, sessions, setups
+from era.storage.records.clock import db_now_ms
+from era.storage.records.tables import (
+    codes,
+    entries,
+    layers,
+    sessions,
+    setups,
+)
 
 EVERYTHING: Final = 2**62
 """A LIMIT that limits nothing; leaves room for one more."""
@@ -54,6 +63,11 @@ def _json_elements_postgresql(element: _JsonElements, compiler: SQLCompiler, **k
     return f"json_array_elements_text(CAST({inner} AS json))"
 
 
+def has_row_locks(connection: Connection) -> bool:
+    """Whether writers run side by side, so that rows have to be locked."""
+    return connection.dialect.name != "sqlite"
+
+
 def listed(name: str, alias: str = "listed") -> TableValuedAlias:
     """The values of the JSON array bound as `name`, as a table with the column `value`."""
     return _JsonElements(bindparam(name, type_=Text)).table_valued(
@@ -61,11 +75,13 @@ def listed(name: str, alias: str = "listed") -> TableValuedAlias:
     )
 
 
-def _param(name: str) -> ColumnElement[Any]:
+def param(name: str) -> ColumnElement[Any]:
+    """A value that is bound when the statement runs."""
     return bindparam(name)
 
 
-def _among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+def among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+    """Whether the column is one of the values of the JSON array bound as `name`."""
     values = listed(name)
     value: ColumnElement[Any] = values.c.value
     if isinstance(column.type, BigInteger):
@@ -90,49 +106,45 @@ _has_code: Final = exists().where(codes.c.uid == sessions.c.uid)
 _full: Final = select(
     *SESSION_COLUMNS, *SETUP_COLUMNS, _has_code, sessions.c.dir_count, sessions.c.history_from
 ).select_from(sessions.outerjoin(setups, setups.c.uid == sessions.c.uid))
-_id_is: Final = sessions.c.id == _param("id")
-_uid_is: Final = sessions.c.uid == _param("of")
-_id_range: Final = and_(sessions.c.id >= _param("low"), sessions.c.id < _param("high"))
-
-
-def _locked(query: Select[Any]) -> Select[Any]:
-    return query.with_for_update(of=sessions)
+_id_is: Final = sessions.c.id == param("id")
+_uid_is: Final = sessions.c.uid == param("of")
+_id_range: Final = and_(sessions.c.id >= param("low"), sessions.c.id < param("high"))
 
 
 def _page(query: Select[Any]) -> Select[Any]:
     return (
-        query.where(sessions.c.uid > _param("after"))
-        .order_by(sessions.c.uid)
-        .limit(_param("limit"))
+        query.where(sessions.c.uid > param("after")).order_by(sessions.c.uid).limit(param("limit"))
     )
 
 
 session_by_id: Final = _full.where(_id_is)
 session_by_uid: Final = _full.where(_uid_is)
-lock_by_id: Final = _locked(session_by_id)
-lock_by_uid: Final = _locked(session_by_uid)
+_lock: Final = select(sessions.c.uid).with_for_update()
+lock_by_id: Final = _lock.where(_id_is)
+lock_by_uid: Final = _lock.where(_uid_is)
 uid_by_id: Final = select(sessions.c.uid, sessions.c.file_count, sessions.c.total_size_bytes).where(
     _id_is
 )
 session_page: Final = _page(_full)
 # "+ 0" takes the choice from SQLite's planner: a prefix is the narrower condition.
 session_page_of: Final = (
-    _full.where(_id_range, sessions.c.uid + 0 > _param("after"))
+    _full.where(_id_range, sessions.c.uid + 0 > param("after"))
     .order_by(sessions.c.uid + 0)
-    .limit(_param("limit"))
+    .limit(param("limit"))
 )
 session_total: Final = select(func.count()).select_from(sessions)
 session_total_of: Final = session_total.where(_id_range)
+existing_sessions: Final = select(sessions.c.uid).where(among(sessions.c.uid, "uids"))
 insert_session: Final = insert(sessions).returning(sessions.c.uid)
 delete_session: Final = delete(sessions).where(_uid_is)
-delete_sessions: Final = delete(sessions).where(_among(sessions.c.uid, "uids"))
+delete_sessions: Final = delete(sessions).where(among(sessions.c.uid, "uids"))
 
 patch_session: Final = (
     update(sessions)
     .where(_uid_is)
     .values(
         {
-            name: _param(name)
+            name: param(name)
             for name in (
                 "updated_at_ms",
                 "default_timeout_seconds",
@@ -145,9 +157,9 @@ patch_session: Final = (
         }
     )
 )
-touch_session: Final = update(sessions).where(_uid_is).values(updated_at_ms=_param("updated_at_ms"))
+touch_session: Final = update(sessions).where(_uid_is).values(updated_at_ms=param("updated_at_ms"))
 _counts: Final = {
-    name: _param(name)
+    name: param(name)
     for name in (
         "updated_at_ms",
         "file_count",
@@ -157,11 +169,11 @@ _counts: Final = {
     )
 }
 count_files: Final = update(sessions).where(_uid_is).values(_counts)
-commit_session: Final = count_files.values(last_run_at_ms=_param("last_run_at_ms"))
+commit_session: Final = count_files.values(last_run_at_ms=param("last_run_at_ms"))
 commit_session_data: Final = commit_session.values(
-    data=_param("data"), data_revision=_param("data_revision")
+    data=param("data"), data_revision=param("data_revision")
 )
-raise_history: Final = update(sessions).where(_uid_is).values(history_from=_param("history_from"))
+raise_history: Final = update(sessions).where(_uid_is).values(history_from=param("history_from"))
 
 # --- the manifest -------------------------------------------------------------------------------
 
@@ -176,23 +188,23 @@ ENTRY_COLUMNS: Final = (
     entries.c.content_type,
     entries.c.uploaded_at_ms,
 )
-_own: Final = entries.c.uid == _param("of")
+_own: Final = entries.c.uid == param("of")
 _live: Final = entries.c.until == null()
 _shown: Final = entries.c.kind != "dir"
 _here: Final = and_(_own, _live)
-_between: Final = and_(entries.c.path >= _param("low"), entries.c.path < _param("high"))
+_between: Final = and_(entries.c.path >= param("low"), entries.c.path < param("high"))
 _entry: Final = select(*ENTRY_COLUMNS, entries.c.key, entries.c.since)
 
 _size_of_files: Final = func.coalesce(func.sum(entries.c.size), 0)
 
 file_page: Final = (
-    _entry.where(_here, _shown, _between, entries.c.path > _param("after"))
+    _entry.where(_here, _shown, _between, entries.c.path > param("after"))
     .order_by(entries.c.path)
-    .limit(_param("limit"))
+    .limit(param("limit"))
 )
 file_total_of: Final = select(func.count(), _size_of_files).where(_here, _shown, _between)
-entry_at: Final = _entry.where(_here, entries.c.path == _param("at"))
-entries_at: Final = _entry.where(_here, _among(entries.c.path, "paths"))
+entry_at: Final = _entry.where(_here, entries.c.path == param("at"))
+entries_at: Final = _entry.where(_here, among(entries.c.path, "paths"))
 entries_between: Final = _entry.where(_here, _between)
 has_between: Final = select(exists().where(_here, _between))
 
@@ -212,57 +224,57 @@ occupied: Final = select(_top.c.value).where(exists().where(_here, _below_top).c
 
 insert_entries: Final = insert(entries)
 close_entries: Final = (
-    update(entries).where(_among(entries.c.key, "keys")).values(until=_param("revision"))
+    update(entries).where(among(entries.c.key, "keys")).values(until=param("revision"))
 )
 copy_entries: Final = insert(entries).from_select(
     ["uid", "since", *(column.name for column in ENTRY_COLUMNS)],
-    select(cast(_param("copy_uid"), BigInteger), literal(1, BigInteger), *ENTRY_COLUMNS).where(
+    select(cast(param("copy_uid"), BigInteger), literal(1, BigInteger), *ENTRY_COLUMNS).where(
         _here
     ),
 )
-written_since: Final = _entry.where(_here, entries.c.since > _param("revision")).order_by(
+written_since: Final = _entry.where(_here, entries.c.since > param("revision")).order_by(
     entries.c.path
 )
 gone_since: Final = _entry.where(
-    _own, entries.c.until > _param("revision"), entries.c.since <= _param("revision")
+    _own, entries.c.until > param("revision"), entries.c.since <= param("revision")
 )
 sessions_with_history: Final = select(entries.c.uid).where(entries.c.until != null()).distinct()
-_forgotten: Final = and_(_own, entries.c.until <= _param("revision"))
+_forgotten: Final = and_(_own, entries.c.until <= param("revision"))
 last_forgotten: Final = select(func.max(entries.c.until), func.count()).where(_forgotten)
 forget_entries: Final = delete(entries).where(_forgotten)
 
 # --- stored code --------------------------------------------------------------------------------
 
 code_of: Final = select(codes.c.code, codes.c.description, codes.c.updated_at_ms).where(
-    codes.c.uid == _param("of")
+    codes.c.uid == param("of")
 )
 insert_code: Final = insert(codes)
 update_code: Final = (
     update(codes)
-    .where(codes.c.uid == _param("of"))
+    .where(codes.c.uid == param("of"))
     .values(
-        code=_param("code"),
-        description=_param("description"),
-        updated_at_ms=_param("updated_at_ms"),
+        code=param("code"),
+        description=param("description"),
+        updated_at_ms=param("updated_at_ms"),
     )
 )
-delete_code: Final = delete(codes).where(codes.c.uid == _param("of"))
+delete_code: Final = delete(codes).where(codes.c.uid == param("of"))
 copy_code: Final = insert(codes).from_select(
     ["uid", "code", "description", "updated_at_ms"],
     select(
-        cast(_param("copy_uid"), BigInteger),
+        cast(param("copy_uid"), BigInteger),
         codes.c.code,
         codes.c.description,
         codes.c.updated_at_ms,
-    ).where(codes.c.uid == _param("of")),
+    ).where(codes.c.uid == param("of")),
 )
 
 # --- setups and layers --------------------------------------------------------------------------
 
-_setup_is: Final = setups.c.uid == _param("of")
+_setup_is: Final = setups.c.uid == param("of")
 insert_setup: Final = insert(setups)
 setup_of: Final = select(*SETUP_COLUMNS, setups.c.spec, setups.c.queued_at_ms).where(
-    setups.c.uid == _param("of")
+    setups.c.uid == param("of")
 )
 oldest_pending: Final = (
     select(setups.c.uid, sessions.c.id, sessions.c.language, setups.c.spec, setups.c.attempts)
@@ -276,24 +288,51 @@ oldest_pending: Final = (
 start_setup: Final = (
     update(setups)
     .where(_setup_is)
-    .values(status="running", attempts=setups.c.attempts + 1, progress=null())
+    .values(
+        status="running",
+        attempts=setups.c.attempts + 1,
+        progress=null(),
+        owner=param("owner"),
+        until_ms=db_now_ms() + cast(param("ttl_ms"), BigInteger),
+        epoch=setups.c.epoch + 1,
+    )
+    .returning(setups.c.epoch)
 )
 _running: Final = setups.c.status == "running"
-progress_setup: Final = (
-    update(setups).where(_setup_is, _running).values(progress=_param("progress"))
-)
-_over: Final = {"spec": null(), "progress": null(), "result": _param("result")}
+progress_setup: Final = update(setups).where(_setup_is, _running).values(progress=param("progress"))
+_over: Final = {"spec": null(), "progress": null(), "result": param("result")}
 finish_setup: Final = (
     update(setups)
     .where(_setup_is)
-    .values(status=_param("status"), layer=func.coalesce(_param("layer"), setups.c.layer), **_over)
+    .values(status=param("status"), layer=func.coalesce(param("layer"), setups.c.layer), **_over)
+)
+_owner: Final = func.coalesce(setups.c.owner, literal(""))
+_orphaned: Final = and_(
+    setups.c.status == literal_column("'running'"),
+    or_(
+        setups.c.until_ms <= db_now_ms(),
+        and_(_owner >= param("low"), _owner < param("high")),
+    ),
 )
 give_up_setups: Final = (
     update(setups)
-    .where(_running, setups.c.attempts >= _param("max_attempts"))
+    .where(_orphaned, setups.c.attempts >= param("max_attempts"))
     .values(status="failed", **_over)
 )
-resume_setups: Final = update(setups).where(_running).values(status="pending", progress=null())
+resume_setups: Final = update(setups).where(_orphaned).values(status="pending", progress=null())
+renew_setups: Final = (
+    update(setups)
+    .where(
+        setups.c.status == literal_column("'running'"),
+        setups.c.owner == param("of_node"),
+        among(setups.c.uid, "uids"),
+    )
+    .values(until_ms=db_now_ms() + cast(param("ttl_ms"), BigInteger))
+    .returning(setups.c.uid)
+)
+hold_setup: Final = (
+    select(setups.c.status, setups.c.epoch).where(_setup_is).with_for_update(of=setups)
+)
 requeue_setup: Final = (
     update(setups)
     .where(_setup_is)
@@ -302,18 +341,21 @@ requeue_setup: Final = (
         attempts=0,
         progress=null(),
         result=null(),
-        request=_param("request"),
-        spec=_param("spec"),
-        queued_at_ms=_param("queued_at_ms"),
+        request=param("request"),
+        spec=param("spec"),
+        queued_at_ms=param("queued_at_ms"),
     )
 )
 
-_layer_is: Final = layers.c.key == _param("key")
+_layer_is: Final = layers.c.key == param("key")
 _used: Final = exists().where(setups.c.layer == layers.c.key)
 layer_by_key: Final = select(layers).where(_layer_is)
 insert_layer: Final = insert(layers)
 layer_keys: Final = select(layers.c.key)
 layer_keys_used: Final = select(layers.c.key).where(_used)
+# A setup that takes a layer holds it; whoever removes it first waits, then looks for its users.
+hold_layer: Final = select(layers.c.key).where(_layer_is).with_for_update(read=True)
+lock_layer: Final = select(layers.c.key).where(_layer_is).with_for_update()
 unused_layer: Final = layer_by_key.where(~_used)
 delete_layer: Final = delete(layers).where(_layer_is)
 

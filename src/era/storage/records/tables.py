@@ -2,6 +2,7 @@
 
     sessions 1 ── n entries       the manifest, with history
              1 ── 0..1 codes      stored code
+             1 ── 0..1 leases     which node serves it
              1 ── 0..1 setups ┈┈  layers (by key; a layer outlives the setup that made it)
 
 Times are unix milliseconds, except `mtime_ns`.
@@ -154,6 +155,10 @@ setups: Final = Table(
     # The full specification with its sealed secrets: gone as soon as the setup is over.
     Column("spec", Text),
     Column("result", Text),
+    # Which node does it, until when (null: for ever), and how often it was claimed, ever.
+    Column("owner", BYTEWISE),
+    Column("until_ms", BigInteger),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
 )
 
 Index(
@@ -164,6 +169,12 @@ Index(
     postgresql_where=text("status = 'pending'"),
 )
 Index("ix_setups_layer", setups.c.layer)
+Index(
+    "ix_setups_running",
+    setups.c.until_ms,
+    sqlite_where=text("status = 'running'"),
+    postgresql_where=text("status = 'running'"),
+)
 
 layers: Final = Table(
     "layers",
@@ -173,4 +184,64 @@ layers: Final = Table(
     Column("size", BigInteger, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("result", Text, nullable=False),
+)
+
+leases: Final = Table(
+    "leases",
+    metadata,
+    _session_uid(primary_key=True, autoincrement=False),
+    Column("owner", BYTEWISE, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("until_ms", BigInteger, nullable=False),
+    Column("running", Boolean, nullable=False),
+    Column("queued", BigInteger, nullable=False),
+)
+
+Index("ix_leases_owner", leases.c.owner)
+# Those that somebody has, or had and did not give back: few, where leases are as many as sessions.
+Index(
+    "ix_leases_held",
+    leases.c.until_ms,
+    sqlite_where=text("until_ms > 0"),
+    postgresql_where=text("until_ms > 0"),
+)
+
+# --- where blobs are in an object store; empty when they are in a directory ------------------------
+
+objects: Final = Table(
+    "objects",
+    metadata,
+    Column("name", BYTEWISE, primary_key=True),
+    Column("announced_at_ms", BigInteger, nullable=False),
+    # How many blobs were put into it, and are in it still.
+    Column("filled", BigInteger, nullable=False),
+    Column("live", BigInteger, nullable=False),
+    Column("abandoned", Boolean, nullable=False),
+)
+
+Index(
+    "ix_objects_dead",
+    objects.c.announced_at_ms,
+    sqlite_where=text("live = 0"),
+    postgresql_where=text("live = 0"),
+)
+
+blobs: Final = Table(
+    "blobs",
+    metadata,
+    # In byte order, as a sweep walks them.
+    Column("blob", BYTEWISE, primary_key=True),
+    Column("object", BYTEWISE, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("stored_at_ms", BigInteger, nullable=False),
+)
+
+facts: Final = Table(
+    "facts",
+    metadata,
+    # What is true of this database: who it belongs together with.
+    Column("name", BYTEWISE, primary_key=True),
+    Column("value", Text, nullable=False),
 )

@@ -17,6 +17,7 @@ from era.storage.records import statements as sql
 from era.storage.records.rows import Held, Stored
 from era.storage.records.units import files
 from era.storage.records.units.changes import Totals, counts, write_entries
+from era.storage.records.units.leases import fence
 from era.storage.records.units.sessions import lock_uid
 
 
@@ -112,6 +113,8 @@ def _same(old: FileEntry, new: FileEntry) -> bool:
 def commit_run(connection: Connection, commit: RunCommit, quota: Quota) -> Committed:
     """See `Records.commit_run`."""
     held = lock_uid(connection, commit.uid)
+    if commit.epoch is not None:
+        fence(connection, commit.uid, commit.epoch)
     plan = _planned(connection, commit)
     before = Totals.of(held)
     after = plan.totals(before)

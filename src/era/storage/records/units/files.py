@@ -25,9 +25,9 @@ _LIST: Final = "files"
 
 def at(connection: Connection, uid: int, paths: Iterable[str]) -> dict[str, Stored]:
     """The current entries at `paths`, by path; a path without one is left out."""
-    found = connection.execute(
-        sql.entries_at, {"of": uid, "paths": json.dumps(list(paths))}
-    ).fetchall()
+    # A link may name what no stored path is, and no database takes as text.
+    asked = json.dumps([path for path in paths if cursors.is_text(path)])
+    found = connection.execute(sql.entries_at, {"of": uid, "paths": asked}).fetchall()
     return {row[0]: rows.stored(row) for row in found}
 
 
@@ -256,5 +256,7 @@ def prune(connection: Connection, keep: Mapping[int, int]) -> int:
 
 def unreferenced(connection: Connection, blobs: tuple[str, ...]) -> tuple[str, ...]:
     """See `Records.unreferenced`."""
-    asked = {"blobs": json.dumps(list(dict.fromkeys(blobs)))}
-    return tuple(connection.execute(sql.unreferenced, asked).scalars())
+    asked = dict.fromkeys(blobs)
+    found = connection.execute(sql.unreferenced, {"blobs": json.dumps(list(asked))}).scalars()
+    free = set(found)
+    return tuple(blob for blob in asked if blob in free)

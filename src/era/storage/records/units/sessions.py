@@ -34,7 +34,9 @@ def get(connection: Connection, session_id: str) -> SessionRecord:
 
 def lock(connection: Connection, session_id: str) -> rows.Held:
     """The session called `session_id`, held until the end of the unit."""
-    row = connection.execute(sql.lock_by_id, {"id": session_id}).first()
+    if sql.has_row_locks(connection):
+        connection.execute(sql.lock_by_id, {"id": session_id}).all()
+    row = connection.execute(sql.session_by_id, {"id": session_id}).first()
     if row is None:
         raise session_not_found()
     return rows.held(row)
@@ -42,7 +44,9 @@ def lock(connection: Connection, session_id: str) -> rows.Held:
 
 def lock_uid(connection: Connection, uid: int) -> rows.Held:
     """The session of this very `uid`, held until the end of the unit."""
-    row = connection.execute(sql.lock_by_uid, {"of": uid}).first()
+    if sql.has_row_locks(connection):
+        connection.execute(sql.lock_by_uid, {"of": uid}).all()
+    row = connection.execute(sql.session_by_uid, {"of": uid}).first()
     if row is None:
         raise session_not_found()
     return rows.held(row)
@@ -107,6 +111,12 @@ def _uid_in(cursor: str) -> int:
     if not (key.isascii() and key.isdecimal() and len(key) < 19):
         raise invalid_field("cursor", "a next_cursor of this list")
     return int(key)
+
+
+def existing(connection: Connection, uids: tuple[int, ...]) -> frozenset[int]:
+    """See `Records.existing`."""
+    asked = {"uids": json.dumps(list(uids))}
+    return frozenset(connection.execute(sql.existing_sessions, asked).scalars())
 
 
 def patch(

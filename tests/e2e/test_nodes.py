@@ -1,0 +1,316 @@
+"""Two servers on one PostgreSQL and one S3 server: any takes any request, one at a time runs."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from api import Api, RefusedError
+from tests.e2e.harness import WatchedServer
+from tests.e2e.pairs import LEASE_SECONDS, Pair, pair, until
+from tests.servers.objects import Objects
+from tests.servers.postgres import Postgres
+
+pytestmark = pytest.mark.xdist_group("nodes")
+
+COUNT = """
+import json
+data = json.load(open(".session_data.json"))
+data["count"] += 1
+json.dump(data, open(".session_data.json", "w"))
+"""
+SLOW = f"""
+import time
+print("begun", flush=True)
+time.sleep(WAIT)
+open("late.txt", "w").write("late")
+{COUNT}
+"""
+
+
+@pytest.fixture(scope="module")
+def nodes(postgres_server: Postgres, object_server: Objects) -> Iterator[Pair]:
+    with pair(postgres_server, object_server) as running:
+        yield running
+
+
+@pytest.fixture
+def fresh(postgres_server: Postgres, object_server: Objects) -> Iterator[Pair]:
+    """A pair of which one may be killed."""
+    with pair(postgres_server, object_server) as running:
+        yield running
+
+
+def new_session(client: Api, name: str, **members: object) -> None:
+    client.call("POST", "/api/sessions", id=name, language="python", data={"count": 0}, **members)
+
+
+def session(client: Api, name: str) -> dict[str, object]:
+    found: dict[str, object] = client.call("GET", f"/api/sessions/{name}")
+    return found
+
+
+def run(client: Api, name: str, code: str, **members: object) -> dict[str, object]:
+    result: dict[str, object] = client.call(
+        "POST", f"/api/sessions/{name}/run", code=code, **members
+    )
+    return result
+
+
+def server_that_ends(environment: dict[str, str], *arguments: str) -> str:
+    """What a server says that does not start."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "era", "serve", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1, ended.stderr
+    return ended.stderr
+
+
+def refusal(error: BaseException | None) -> tuple[int, str]:
+    assert isinstance(error, RefusedError), error
+    return error.status, error.body["code"]
+
+
+# --- any of them --------------------------------------------------------------------------------
+
+
+def test_any_server_takes_any_request(nodes: Pair) -> None:
+    one, two = nodes.clients
+    new_session(one, "any")
+    two.upload("any", "in.txt", b"uploaded")
+    result = one.run("any", "print(open('in.txt').read()); open('out.txt', 'w').write('1')")
+    assert result["stdout"] == "uploaded\n"
+    # The first has the session: the second passes the request on to it.
+    assert two.run("any", "print(open('out.txt').read())")["stdout"] == "1\n"
+    assert two.download("any", "out.txt") == b"1"
+    two.call("PUT", "/api/sessions/any/code", code="print('stored')")
+    assert run(one, "any", "")["stdout"] == "stored\n"
+    copy = two.call("POST", "/api/sessions/any/duplicate", id="any-copy")
+    assert copy["file_count"] == 2
+    assert one.run("any-copy", "print(open('out.txt').read())")["stdout"] == "1\n"
+    assert two.call("DELETE", "/api/sessions/any")["deleted"] == "any"
+    with pytest.raises(RefusedError) as caught:
+        run(one, "any", "print(1)")
+    assert refusal(caught.value) == (404, "session_not_found")
+    new_session(two, "any")
+    assert two.run("any", COUNT)["data"] == {"count": 1}
+
+
+def test_runs_through_both_are_one_after_the_other(nodes: Pair) -> None:
+    new_session(nodes.clients[0], "turns")
+    with ThreadPoolExecutor(16) as pool:
+        calls = [pool.submit(nodes.clients[number % 2].run, "turns", COUNT) for number in range(16)]
+        counts = sorted(call.result()["data"]["count"] for call in calls)
+    assert counts == list(range(1, 17))
+    assert session(nodes.clients[1], "turns")["data"] == {"count": 16}
+
+
+def events_of(
+    server_port: int, name: str, code: str
+) -> Iterator[tuple[float, str, dict[str, object]]]:
+    connection = http.client.HTTPConnection("127.0.0.1", server_port, timeout=60)
+    connection.request("POST", f"/api/sessions/{name}/stream", json.dumps({"code": code}))
+    answer = connection.getresponse()
+    assert answer.status == 200
+    assert answer.headers.get_all("Access-Control-Allow-Origin") == ["*"]
+    assert len(answer.headers.get_all("X-Request-Id") or ()) == 1
+    kind = ""
+    for raw in answer:
+        line = raw.decode().rstrip("\n")
+        if line.startswith("event: "):
+            kind = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield time.monotonic(), kind, json.loads(line.removeprefix("data: "))
+    connection.close()
+
+
+def test_a_stream_comes_through_the_other_server_as_it_is_written(nodes: Pair) -> None:
+    new_session(nodes.clients[0], "stream")
+    nodes.clients[0].run("stream", "pass")
+    code = (
+        "import os, time\nprint('first', flush=True)\n"
+        "while not os.path.exists('/tmp/never') and time.sleep(1) is None: break\nprint('last')"
+    )
+    came = list(events_of(nodes.two.port, "stream", code))
+    kinds = [kind for _, kind, _ in came]
+    assert kinds[-1] == "done"
+    assert "".join(str(data["content"]) for _, kind, data in came if kind == "stdout") == (
+        "first\nlast\n"
+    )
+    first, last = came[0][0], came[-1][0]
+    assert last - first > 0.5  # it did not come all at once, at the end
+
+
+def test_what_goes_on_is_seen_and_ended_from_the_other_server(nodes: Pair) -> None:
+    one, two = nodes.clients
+    new_session(one, "seen")
+    with ThreadPoolExecutor(4) as pool:
+        going = pool.submit(run, one, "seen", "import time; time.sleep(300)", timeout=400)
+        until(lambda: session(two, "seen")["running"])
+        listed = two.call("GET", "/api/sessions?prefix=seen")["sessions"]
+        assert listed[0]["running"]
+        waiting = pool.submit(run, two, "seen", "print('next')")
+        until(lambda: session(two, "seen")["queued_runs"] == 1)
+        assert two.call("POST", "/api/sessions/seen/cancel")["cancelled"] is True
+        assert going.result()["cancelled"] is True
+        assert waiting.result()["stdout"] == "next\n"
+        until(lambda: not session(two, "seen")["running"])
+        ended = pool.submit(run, one, "seen", "import time; time.sleep(300)", timeout=400)
+        until(lambda: session(two, "seen")["running"])
+        two.call("DELETE", "/api/sessions/seen")
+        assert refusal(ended.exception()) == (409, "session_deleted")
+
+
+def test_deleting_all_ends_runs_on_every_server(nodes: Pair) -> None:
+    one, two = nodes.clients
+    new_session(one, "all-1")
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(run, one, "all-1", "import time; time.sleep(300)", timeout=400)
+        until(lambda: session(one, "all-1")["running"])
+        assert two.call("DELETE", "/api/sessions?prefix=all-")["deleted_count"] == 1
+        assert refusal(going.exception()) == (409, "session_deleted")
+
+
+def test_a_layer_made_by_one_server_is_there_on_the_other(nodes: Pair) -> None:
+    one, two = nodes.clients
+    commands = ["mkdir -p /workspace/kit", "echo 42 > /workspace/kit/answer"]
+    new_session(one, "layered", setup={"commands": commands})
+    until(lambda: session(two, "layered")["setup_status"] == "completed")
+    for client in (one, two):
+        copy = client.call("POST", "/api/sessions/layered/duplicate")["id"]
+        assert client.run(copy, "print(open('kit/answer').read())")["stdout"] == "42\n\n"
+
+
+def test_a_server_with_another_key_or_another_store_is_refused(
+    nodes: Pair, object_server: Objects, tmp_path: Path
+) -> None:
+    for name, value, word in (
+        ("ERA_SECRET_KEY", "another", "ERA_SECRET_KEY"),
+        ("ERA_BLOBS_URL", object_server.new_url(), "ERA_BLOBS_URL"),
+        ("ERA_BLOBS_URL", "", "ERA_BLOBS_URL"),
+    ):
+        changed = {**nodes.environment, name: value}
+        said = server_that_ends(changed, "--port", "0", "--state-dir", str(tmp_path / "s"))
+        assert word in said
+
+
+# --- one of them ends ---------------------------------------------------------------------------
+
+
+def start(pool: ThreadPoolExecutor, client: Api, code: str) -> Future[dict[str, object]]:
+    going = pool.submit(run, client, "s", code, timeout=400)
+    until(lambda: session(client, "s")["running"])
+    return going
+
+
+def test_a_killed_server_has_its_sessions_taken_over(fresh: Pair) -> None:
+    one, two = fresh.clients
+    new_session(one, "s")
+    one.run("s", COUNT + "open('kept.txt', 'w').write('kept')")
+    with ThreadPoolExecutor(2) as pool:
+        lost = start(pool, one, SLOW.replace("WAIT", "300"))
+        passed = pool.submit(run, two, "s", COUNT)
+        until(lambda: session(one, "s")["queued_runs"])
+        fresh.one.kill()
+        assert lost.exception() is not None
+        # What had been passed on may have run: it is not run again.
+        assert refusal(passed.exception()) == (500, "execution_failed")
+        assert session(two, "s")["data"] == {"count": 1}
+        result = two.run("s", COUNT + "print(open('kept.txt').read())")
+    assert (result["stdout"], result["data"]) == ("kept\n", {"count": 2})
+    fresh.one.start()
+    assert one.run("s", COUNT)["data"] == {"count": 3}
+
+
+def test_a_server_that_comes_back_too_late_commits_nothing(fresh: Pair) -> None:
+    one, two = fresh.clients
+    new_session(one, "s")
+    with ThreadPoolExecutor(2) as pool:
+        late = start(pool, one, SLOW.replace("WAIT", "1"))
+        os.kill(fresh.one.pid, signal.SIGSTOP)
+        try:
+            time.sleep(LEASE_SECONDS + 1.5)
+            assert two.run("s", COUNT)["data"] == {"count": 1}
+        finally:
+            os.kill(fresh.one.pid, signal.SIGCONT)
+        assert refusal(late.exception()) == (500, "execution_failed")
+        state = two.call("GET", "/api/sessions/s?files=1")
+        assert (state["data"], state["files"]) == ({"count": 1}, [])
+        # It is one of them again.
+        assert one.run("s", COUNT)["data"] == {"count": 2}
+
+
+def test_a_server_that_stands_still_for_less_than_its_lease_loses_nothing(fresh: Pair) -> None:
+    one, two = fresh.clients
+    new_session(one, "s")
+    with ThreadPoolExecutor(2) as pool:
+        going = start(pool, one, SLOW.replace("WAIT", "0.5"))
+        os.kill(fresh.one.pid, signal.SIGSTOP)
+        time.sleep(0.3)
+        os.kill(fresh.one.pid, signal.SIGCONT)
+        assert going.result()["data"] == {"count": 1}
+    assert two.run("s", COUNT)["data"] == {"count": 2}
+
+
+def test_a_setup_of_a_killed_server_is_done_by_the_other(fresh: Pair) -> None:
+    one, two = fresh.clients
+    # Whoever has it first is slow with it, and does not live to finish it.
+    command = "sleep 8; echo done > /workspace/made"
+    new_session(one, "s", setup={"commands": [command]})
+    until(lambda: setup_servers(fresh))
+    (doing,) = setup_servers(fresh)
+    doing.kill()
+    alive = two if doing is fresh.one else one
+    result = alive.run("s", "print(open('made').read())")
+    assert result["stdout"] == "done\n\n"
+    assert session(alive, "s")["setup_status"] == "completed"
+
+
+def setup_servers(nodes: Pair) -> list[WatchedServer]:
+    """The servers in whose boxes the setup is."""
+    return [server for server in (nodes.one, nodes.two) if "sleep 8" in commands_of(server.pid)]
+
+
+def commands_of(pid: int) -> str:
+    """What the processes of a server were started as."""
+    lines = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.Error):
+            lines.append(" ".join(child.cmdline()))
+    return "\n".join(lines)
+
+
+# --- many at once -------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(900)
+def test_a_thousand_increments_of_many_clients_give_a_thousand(
+    postgres_server: Postgres, object_server: Objects
+) -> None:
+    with pair(postgres_server, object_server, ERA_SESSION_QUEUE="64") as nodes:
+        new_session(nodes.clients[0], "thousand")
+        with ThreadPoolExecutor(32) as pool:
+            calls = [
+                pool.submit(nodes.clients[number % 2].run, "thousand", COUNT)
+                for number in range(1000)
+            ]
+            counts = sorted(call.result()["data"]["count"] for call in calls)
+        assert counts == list(range(1, 1001))
+        assert session(nodes.clients[1], "thousand")["data"] == {"count": 1000}
