@@ -204,4 +204,5 @@ async def test_many_files_are_removed_while_others_go_on(driver: NamespacesDrive
     while not closing.done():
         assert await answers(driver)
     await closing
+    await settled(driver)
     until(lambda: not before[1].family(), "the end of every process")
