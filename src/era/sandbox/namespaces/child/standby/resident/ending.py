@@ -38,6 +38,9 @@ _SIZE_OFFSET = 16
 _LARGE_KIB = 128 << 10
 _frames = ctypes.create_string_buffer(8 * _MAX_FRAMES)
 _exit = libc.exit
+_leave = libc._exit
+_flush_all = libc.fflush
+_FOREIGN_CALLS = frozenset({"ctypes", "_ctypes"})
 _keep = libc.Py_IncRef
 _keep.argtypes = [ctypes.py_object]
 _backtrace = libc.backtrace
@@ -101,7 +104,10 @@ def _end_quickly() -> bool:
 def _finish() -> None:
     """Exit, where the exit code is known and nothing more is to be said."""
     if _exit_code and _flushed():
-        _exit(_exit_code[0])
+        if not _FOREIGN_CALLS.isdisjoint(sys.modules):
+            _exit(_exit_code[0])  # the C library's own exit functions may be the program's
+        _flush_all(None)
+        _leave(_exit_code[0])
 
 
 def find_functions() -> None:
