@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+_ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
 _URL_AUTH: Final = re.compile(r"(?<=://)[^/@\s,|]+@")
 
 
@@ -61,5 +61,5 @@ def _credentials(urls: str) -> list[str]:
     for auth in _URL_AUTH.findall(urls):
         whole = auth.removesuffix("@")
         password = whole.partition(":")[2]
-        found += [whole, password, urllib.parse.unquote(password)]
+        found += [whole, password, _ESCAPE.sub(lambda hex_: chr(int(hex_[1], 16)), password)]
     return found
