@@ -86,16 +86,15 @@ def languages(engine: Engine) -> list[str]:
 
 
 def latency_subjects(engine: Engine, meter: Meter, kind: str) -> list[Boxed]:
-    """One subject for each language; go with new code and with the same code again."""
+    """One subject for each language; without a session go compiles each time."""
     subjects = [
         Boxed(name=f"{name}, {kind}", engine=engine, meter=meter, language=name)
         for name in languages(engine)
     ]
     if kind == WARM and "go" not in engine.runtimes.tools.missing:
-        for name, fresh in (("go, new program", True), ("go, unchanged program", False)):
-            subjects.append(
-                Boxed(name=name, engine=engine, meter=meter, language="go", fresh=fresh)
-            )
+        subjects.append(
+            Boxed(name="go, new program", engine=engine, meter=meter, language="go", fresh=True)
+        )
     return subjects
 
 

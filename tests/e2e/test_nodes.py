@@ -295,3 +295,22 @@ def commands_of(pid: int) -> str:
         with suppress(psutil.Error):
             lines.append(" ".join(child.cmdline()))
     return "\n".join(lines)
+
+
+# --- many at once -------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(900)
+def test_a_thousand_increments_of_many_clients_give_a_thousand(
+    postgres_server: Postgres, object_server: Objects
+) -> None:
+    with pair(postgres_server, object_server, ERA_SESSION_QUEUE="64") as nodes:
+        new_session(nodes.clients[0], "thousand")
+        with ThreadPoolExecutor(32) as pool:
+            calls = [
+                pool.submit(nodes.clients[number % 2].run, "thousand", COUNT)
+                for number in range(1000)
+            ]
+            counts = sorted(call.result()["data"]["count"] for call in calls)
+        assert counts == list(range(1, 1001))
+        assert session(nodes.clients[1], "thousand")["data"] == {"count": 1000}
