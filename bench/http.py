@@ -24,6 +24,7 @@ from bench.programs import HELLO, PANDAS
 
 START_SECONDS: Final = 180
 SESSION: Final = "bench-pandas"
+GO_SESSION: Final = "bench-go"
 
 
 def _environment(state_dir: str, settings: Mapping[str, str]) -> dict[str, str]:
@@ -59,6 +60,11 @@ class Server:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the server did not start:\n{log.read_text()[-4000:]}")
             time.sleep(0.05)
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
 
     def _healthy(self) -> bool:
         try:
@@ -172,10 +178,19 @@ def subjects(server: Server, load: Load) -> list[Requested]:
         body = {"language": language, "code": HELLO[language]}
         if language == "go":
             made.append(requested("go, new program", load, body, marker="//"))
-            made.append(requested("go, unchanged program", load, body))
+            made.append(_unchanged_go(server, load))
         else:
             made.append(requested(language, load, body))
     return made
+
+
+def _unchanged_go(server: Server, load: Load) -> Requested:
+    """Hello in a session, where it has been compiled before."""
+    path = f"/api/sessions/{GO_SESSION}/run"
+    body = {"code": HELLO["go"]}
+    server.ask("POST", "/api/sessions", {"id": GO_SESSION, "language": "go"})
+    server.ask("POST", path, body)
+    return Requested(name="go, unchanged program in a session", load=load, path=path, body=body)
 
 
 def requested(name: str, load: Load, body: dict[str, Any], marker: str = "") -> Requested:

@@ -10,6 +10,7 @@ from era.languages import environment
 from era.languages.table import Launch, Tools, command_launch, launch
 from era.runtimes import Runtimes
 from era.sandbox.base import BoxSpec, Limits, Overlay, Program
+from era.sessions.builds import Wanted, to_build
 
 HELLO = {
     "python": "print('hello')\n",
@@ -38,6 +39,8 @@ class Job:
     spec: BoxSpec
     files: dict[str, bytes]
     program: Program
+    build: Wanted | None = None
+    """What has to be made first."""
 
 
 def job(
@@ -56,6 +59,7 @@ def job(
             has_layer=False,
         )
     env, _warnings = environment.build(started.env, {}, {}, has_layer=False)
+    program = Program(argv=started.argv, env=env)
     return Job(
         spec=BoxSpec(
             limits=limits,
@@ -63,7 +67,8 @@ def job(
             overlays=_overlays(started, go_cache),
         ),
         files=dict(started.files),
-        program=Program(argv=started.argv, env=env),
+        program=program,
+        build=to_build(started, program, {}),
     )
 
 

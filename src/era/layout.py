@@ -17,6 +17,8 @@ NODE_MODULES: Final = "/node_modules"
 box this is a link to `node/node_modules` of the layer, as /package.json is to its `node/package.json`."""
 CACHE: Final = "/opt/era/cache"
 """Shared caches of the runtimes (Go's compiled standard library), read-only lowers."""
+PROGRAM: Final = f"{RUNTIMES}/program"
+"""A program that was compiled for the run, read-only."""
 ENTRY_PREFIX: Final = ".era"
 """Names of the service's own files at the workspace root begin with this."""
 UID: Final = 1000

@@ -40,8 +40,9 @@ async def sessions(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Sessions
         records, blobs = MemoryRecords(), MemoryBlobs()
         driver = ProcessDriver(str(tmp_path))
         stack.push_async_callback(driver.close)
-        layers = tmp_path / "layers"
+        layers, programs = tmp_path / "layers", tmp_path / "programs"
         layers.mkdir()
+        programs.mkdir()
         parts = Parts(
             records=records,
             blobs=blobs,
@@ -50,6 +51,7 @@ async def sessions(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Sessions
             tools=TOOLS,
             seal=Seal("a key for tests"),
             layers_dir=str(layers),
+            programs_dir=str(programs),
             clock=now_ms,
         )
         service = Sessions(parts, SessionLimits())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
 from era import layout
@@ -18,6 +18,8 @@ from era.sandbox.base import Bind, Box, BoxSpec, Egress, Exit, Limits, Overlay, 
 from era.sandbox.namespaces.cgroups.detect import detect
 from era.sandbox.namespaces.driver import NamespacesDriver, Place
 from era.sandbox.namespaces.pool import ANY
+from era.sessions import builds
+from era.sessions.settings import ProgramLimits
 from tests.sandbox.boxes import warm_up
 
 LIMITS = Limits(memory_bytes=2 << 30, cpus=2)
@@ -42,6 +44,7 @@ class Bench:
         env: Mapping[str, str] | None = None,
         layer: str | None = None,
         timeout: float = 60,
+        stdin: bytes = b"",
     ) -> Exit:
         """Run code beside the session files `files`; `layer` is a setup's result on the host."""
         started = launch(
@@ -52,7 +55,9 @@ class Bench:
             taken=lambda name: any(path.split("/")[0] == name for path in files or {}),
             has_layer=layer is not None,
         )
-        return await self.start(started, files=files, env=env, layer=layer, timeout=timeout)
+        return await self.start(
+            started, files=files, env=env, layer=layer, timeout=timeout, stdin=stdin
+        )
 
     async def shell(
         self,
@@ -76,6 +81,7 @@ class Bench:
         env: Mapping[str, str] | None = None,
         layer: str | None = None,
         timeout: float = 60,
+        stdin: bytes = b"",
     ) -> Exit:
         """Run what `launch` gave in a fresh box."""
         has_layer = layer is not None
@@ -83,26 +89,62 @@ class Bench:
         binds = (Bind(source=layer, target=layout.LAYER),) if layer else ()
         overlays = self._overlays(started, layer)
         texts = {name: text.encode() for name, text in (files or {}).items()}
-        program = Program(argv=started.argv, env=variables, timeout_seconds=timeout)
-        spec = BoxSpec(limits=LIMITS, overlays=overlays, binds=binds)
-        if self.ahead:
-            return await self._start_ahead(started, spec, program, texts)
-        async with self.driver.box(spec) as box:
-            place(box, {**texts, **started.files})
+        program = Program(argv=started.argv, env=variables, timeout_seconds=timeout, stdin=stdin)
+        spec = BoxSpec(
+            limits=LIMITS, overlays=overlays, binds=binds, interpreter=started.interpreter
+        )
+        if not self.ahead:
+            return await self._start(started, spec, program, env or {}, texts)
+        with tempfile.TemporaryDirectory(prefix="era-session-") as tree:
+            write_tree(tree, texts, self.driver.owner)
+            spec = replace(spec, workspace=(tree,) if texts else ())
+            return await self._start(started, spec, program, env or {}, {})
+
+    async def _start(
+        self,
+        started: Launch,
+        spec: BoxSpec,
+        program: Program,
+        env: Mapping[str, str],
+        files: Mapping[str, bytes],
+    ) -> Exit:
+        async def perform(box: Box, program: Program) -> Exit:
+            place(box, {**files, **started.files})
             return await box.run(program)
 
-    async def _start_ahead(
-        self, started: Launch, spec: BoxSpec, program: Program, files: Mapping[str, bytes]
-    ) -> Exit:
-        interpreter = started.interpreter if started.interpreter in READY else ANY
-        await warm_up(self.driver, interpreter)
-        with tempfile.TemporaryDirectory(prefix="era-session-") as tree:
-            write_tree(tree, files, self.driver.owner)
-            lowers = (tree,) if files else ()
-            spec = replace(spec, interpreter=interpreter, workspace=lowers)
+        async with self._made(started, spec, program, env, perform) as made:
+            if made.path is not None:
+                spec, program = builds.started(made, spec, program)
+            elif made.ended is not None:
+                return made.ended
+            await self._warm_up(spec.interpreter)
             async with self.driver.box(spec) as box:
-                place(box, started.files)
-                return await box.run(program)
+                return builds.together(made.ended, await perform(box, program))
+
+    @asynccontextmanager
+    async def _made(
+        self,
+        started: Launch,
+        spec: BoxSpec,
+        program: Program,
+        env: Mapping[str, str],
+        perform: builds.Perform,
+    ) -> AsyncIterator[builds.Made]:
+        """The program that has to be made for a launch, if any."""
+        wanted = builds.to_build(started, program, env)
+        if wanted is None:
+            yield builds.Made()
+            return
+        await self._warm_up(ANY)
+        with tempfile.TemporaryDirectory(prefix="era-programs-") as directory:
+            room = builds.Builds(directory, self.driver, ProgramLimits())
+            with ExitStack() as held:
+                yield await room.ready(wanted, spec, perform, held)
+            await room.close()
+
+    async def _warm_up(self, interpreter: str) -> None:
+        if self.ahead:
+            await warm_up(self.driver, interpreter if interpreter in READY else ANY)
 
     def _overlays(self, started: Launch, layer: str | None) -> tuple[Overlay, ...]:
         overlays = []

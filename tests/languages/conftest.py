@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
 import os
 import tempfile
 from collections.abc import AsyncIterator
@@ -12,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from era.sessions.caches import GoCache
+from tests.golibrary import go_library
 from tests.languages.boxes import Bench, bench
 
 
@@ -27,13 +25,8 @@ async def box_bench(request: pytest.FixtureRequest, anyio_backend: str) -> Async
 
 @pytest.fixture(scope="session")
 async def go_cache(box_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Go's common packages, compiled by the first test process that asks."""
-    directory = tmp_path_factory.getbasetemp().parent / "era-go-cache"
-    directory.mkdir(exist_ok=True)
-    cache = GoCache(box_bench.driver, str(directory), box_bench.runtimes.tools)
-    with open(directory.parent / "era-go-cache.lock", "w") as lock:
-        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
-        await cache.warm()
+    """Go's common packages, compiled."""
+    cache = await go_library(box_bench.driver, box_bench.runtimes.tools, tmp_path_factory)
     lower = cache.lower()
     assert lower is not None
     return lower

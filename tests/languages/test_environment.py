@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from era.errors import InputError
+from era.languages import environment
 from era.languages.environment import (
     MAX_NAMES,
     MAX_TOTAL_BYTES,
@@ -109,3 +110,54 @@ def test_what_is_no_environment(value: Any) -> None:
 def test_limits_are_inclusive() -> None:
     assert len(check_env("env", {f"A{n}": "x" for n in range(MAX_NAMES)})) == MAX_NAMES
     assert check_env("env", {"A": "x" * MAX_VALUE_BYTES})
+
+
+COMPILERS = {
+    "GOFLAGS": "-tags=x",
+    "GOARCH": "arm64",
+    "CGO_ENABLED": "1",
+    "CGO_CFLAGS": "-O1",
+    "CC": "clang",
+    "PKG_CONFIG_PATH": "/x",
+    "GO111MODULE": "off",
+    "GO_EXTLINK_ENABLED": "1",
+}
+"""What a build heeds."""
+OTHERS = {
+    "GOGC": "1",
+    "GOMAXPROCS": "1",
+    "GOMEMLIMIT": "1",
+    "GOTRACEBACK": "all",
+    "PATH": "/x",
+    "HOME": "/x",
+    "BASH_ENV": "/x",
+    "LD_PRELOAD": "/x",
+    "GOOGLE_KEY": "x",
+    "MINE": "x",
+    "XDG_CONFIG_HOME": "/x",
+    "go": "x",
+    "TMPDIR": "/x",
+    "CCX": "x",
+}
+
+
+def test_a_build_sees_the_variables_of_compilers_only() -> None:
+    base = environment.base(has_layer=False)
+    alone = environment.of_build(base, {})
+    assert environment.of_build(base, OTHERS) == alone
+    assert environment.of_build(base, {**OTHERS, **COMPILERS}) == {**alone, **COMPILERS}
+    assert alone.items() >= base.items()
+
+
+@pytest.mark.parametrize(
+    ("env", "plain"),
+    [
+        ({}, True),
+        (OTHERS, True),
+        ({"GOOS": "linux", "GOAMD64": "v2", "GODEBUG": "x=1", "CGO_ENABLED": "0"}, True),
+        *(({name: "x"}, False) for name in ("GOFLAGS", "GOROOT", "GOWORK", "CC", "CGO_CFLAGS")),
+        *(({name: "x"}, False) for name in ("GOENV", "GOPROXY", "GOCACHE", "GONEW", "CPATH")),
+    ],
+)
+def test_which_variables_lead_a_build_elsewhere(env: dict[str, str], plain: bool) -> None:
+    assert environment.is_plain(env) is plain

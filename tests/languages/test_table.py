@@ -95,7 +95,8 @@ def test_the_code_is_a_file_and_never_an_argument(language: str) -> None:
     assert found.files[name] == code.encode()
     assert code not in found.argv
     assert found.argv[-2:] == ("a", "--b")
-    assert any(name in argument for argument in found.argv)
+    made_by = found.build.argv if found.build is not None else ()
+    assert any(name in argument for argument in (*found.argv, *made_by))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -108,8 +109,23 @@ def test_the_entry_takes_no_name_of_the_session(language: str) -> None:
 
 
 def test_go_builds_under_a_name_that_is_free() -> None:
-    assert "era_main.go" in started("go").argv
-    assert "era_main.go" not in started("go", taken=lambda name: name == "era_main.go").argv
+    usual = started("go").build
+    assert usual is not None
+    assert "era_main.go" in usual.argv
+    taken = ("era_main.go", usual.product)
+    other = started("go", taken=lambda name: name in taken).build
+    assert other is not None
+    assert not {*taken} & {*other.argv, other.product}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_has_to_be_made_is_run_from_where_it_is_shown(language: str) -> None:
+    found = started(language, "code", "a", "--b")
+    assert (found.build is not None) == (language == "go")
+    if found.build is not None:
+        assert found.argv == ("/opt/era/program", "a", "--b")
+        assert "--b" not in found.build.argv
+        assert found.build.product.startswith(".era")
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -118,6 +134,7 @@ def test_nothing_of_a_request_is_in_a_shell_program(language: str) -> None:
     plain = started(language, "1", "arg", has_layer=True)
     found = started(language, hostile, hostile, has_layer=True)
     assert plain.argv[:-1] == found.argv[:-1]
+    assert plain.build == found.build
 
 
 def test_a_lone_surrogate_is_the_programs_problem() -> None:

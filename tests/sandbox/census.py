@@ -76,8 +76,8 @@ def launcher_processes(driver: NamespacesDriver) -> tuple[Process, Process]:
 
 async def settled(driver: NamespacesDriver) -> None:
     """Wait until nothing of a box that was left is still being taken away."""
-    while driver._winding_up:
-        await asyncio.wait(set(driver._winding_up))
+    while driver.winding_up:
+        await asyncio.wait(set(driver.winding_up))
 
 
 def _read(path: str) -> str:
@@ -146,17 +146,20 @@ def _links(directory: str) -> list[str]:
 
 def count(driver: NamespacesDriver, directory: str) -> Census:
     """Count what `driver`, at work below `directory`, holds now; but for the launcher's user
-    namespaces, which it keeps for the next boxes."""
+    namespaces and for cgroups, which are kept for the next boxes."""
     _, inner = launcher_processes(driver)
     children = inner.family()
+    kept = getattr(driver._cgroups, "_kept", [])
+    kept_fds = sum(len(group.join_fds) + 1 for group in kept)
+    kept_groups = {path for group in kept for path in group._paths.values()}
     return Census(
-        server_fds=len(os.listdir("/proc/self/fd")),
+        server_fds=len(os.listdir("/proc/self/fd")) - kept_fds,
         server_children=len(Process(os.getpid(), "").children()),
         launcher_fds=len([to for to in _links(f"/proc/{inner.pid}/fd") if "user:" not in to]),
         launcher_children=len(children),
         mounts=len(_read(f"/proc/{inner.pid}/mountinfo").splitlines()),
         loops=len(loops_naming(directory)),
-        groups=len(groups_of(os.getpid())),
+        groups=len(set(groups_of(os.getpid())) - kept_groups),
         networks=len({network_of(one.pid) for one in (inner, *children)} - {""}),
     )
 

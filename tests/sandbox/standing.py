@@ -60,8 +60,8 @@ class Standing(NamespacesDriver):
 
     async def quiet(self) -> None:
         """Wait until nothing of a box that was left is still being taken away."""
-        while self._winding_up:
-            await asyncio.wait(set(self._winding_up))
+        while self.winding_up:
+            await asyncio.wait(set(self.winding_up))
 
     async def fill(self, count: int = 1) -> None:
         """Wait until `count` boxes wait."""

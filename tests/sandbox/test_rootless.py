@@ -38,7 +38,9 @@ MODULES = (
     "test_syscalls.py",
     "test_warm.py",
     "test_warm_corpus.py",
+    "../sessions/test_builds.py",
 )
+"""Beside this module, or relative to it."""
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the suite is an ordinary user's already")
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ import pytest
 from era.languages.table import LANGUAGES, Tools
 from era.models import NewSession, RunRequest, RunResult, SessionView, SetupSpec, SetupState
 from era.runtimes import discover
-from era.sandbox.base import Box, BoxSpec, Egress, RootImage
+from era.sandbox.base import Box, BoxSpec, Driver, Egress, RootImage, Warm
 from era.sandbox.namespaces.cgroups.detect import detect
 from era.sandbox.namespaces.driver import NamespacesDriver, Place
+from era.sessions.caches import GoCache
 from era.sessions.parts import Parts
 from era.sessions.seal import Seal
 from era.sessions.service import Sessions
@@ -26,9 +28,13 @@ from era.storage.base import Blobs, Records
 from era.storage.blobs.local import LocalBlobs
 from era.storage.records.sqlite import SqliteRecords
 from era.workspace.trees import Trees
+from tests import golibrary
 from tests.fakes.blobs import MemoryBlobs
 from tests.fakes.driver import ProcessDriver
 from tests.fakes.records import MemoryRecords
+from tests.languages.boxes import kept_ready
+from tests.sessions import workshop as workshops
+from tests.sessions.workshop import Workshop
 
 INSTALLER = """#!/bin/bash
 # Stands for the package installer: "installs" each package named after `--`.
@@ -176,7 +182,8 @@ async def world(
         stack.push_async_callback(blobs.close)
         driver = ProcessDriver(str(tmp_path))
         stack.push_async_callback(driver.close)
-        (tmp_path / "layers").mkdir()
+        for name in ("layers", "programs"):
+            (tmp_path / name).mkdir()
         parts = Parts(
             records=records,
             blobs=blobs,
@@ -189,6 +196,7 @@ async def world(
             ),
             seal=Seal("a secret for tests"),
             layers_dir=str(tmp_path / "layers"),
+            programs_dir=str(tmp_path / "programs"),
             clock=clock,
         )
         world = World(
@@ -218,8 +226,10 @@ def _stores(kind: str, directory: Path, clock: Clock) -> tuple[Records, Blobs, C
 class WatchedDriver(NamespacesDriver):
     """Remembers what boxes were asked for."""
 
-    def __init__(self, place: Place, image: RootImage, egress: Egress | None) -> None:
-        super().__init__(place, image, detect(), egress)
+    def __init__(
+        self, place: Place, image: RootImage, egress: Egress | None, warm: Sequence[Warm] = ()
+    ) -> None:
+        super().__init__(place, image, detect(), egress, warm=warm)
         self.specs: list[BoxSpec] = []
 
     def box(self, spec: BoxSpec) -> AbstractAsyncContextManager[Box]:
@@ -236,20 +246,29 @@ class BoxedRoom(Room):
 
 @asynccontextmanager
 async def boxed_room(
-    directory: Path, limits: SessionLimits, egress: Egress | None = None, **tools: str
+    directory: Path,
+    limits: SessionLimits,
+    egress: Egress | None = None,
+    *,
+    warm: Sequence[Warm] = (),
+    go_library: Callable[[Driver, Tools], Awaitable[GoCache]] | None = None,
+    **tools: str,
 ) -> AsyncIterator[BoxedRoom]:
-    """A room below `directory`; `tools` are changes of what `discover` finds."""
+    """A room below `directory`; `warm` is kept ready, `go_library` gives Go's compiled packages,
+    `tools` are changes of what `discover` finds."""
     clock = Clock()
-    names = ("base", "scratch", "layers", "modules", "runtime", "trees")
+    names = ("base", "scratch", "layers", "modules", "programs", "runtime", "trees")
     for name in names:
         (directory / name).mkdir(parents=True)
-    base, scratch, layers, modules, runtime, trees = (str(directory / name) for name in names)
+    base, scratch, layers, modules, programs, runtime, trees = (
+        str(directory / name) for name in names
+    )
     async with AsyncExitStack() as stack:
         found = discover(runtime)
         where = Place(
             base_dir=base, scratch_dir=scratch, images=None, helper_python=found.helper_python
         )
-        driver = WatchedDriver(where, found.image, egress)
+        driver = WatchedDriver(where, found.image, egress, warm)
         stack.push_async_callback(driver.close)
         await driver.start()
         records = SqliteRecords(str(directory / "era.db"))
@@ -264,8 +283,10 @@ async def boxed_room(
             tools=replace(found.tools, **tools),  # type: ignore[arg-type]
             seal=Seal("a secret for tests"),
             layers_dir=layers,
+            programs_dir=programs,
             modules_dir=modules,
             clock=clock,
+            go_cache=await go_library(driver, found.tools) if go_library else None,
         )
         room = BoxedRoom(parts=parts, limits=limits, clock=clock, driver=driver)
         await room.start()
@@ -279,3 +300,28 @@ def contents(directory: str) -> dict[str, tuple[int, bytes]]:
         str(path): (path.lstat().st_mode, path.read_bytes() if path.is_file() else b"")
         for path in Path(directory).rglob("*")
     }
+
+
+@pytest.fixture
+async def workshop(
+    request: pytest.FixtureRequest,
+    anyio_backend: str,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Workshop]:
+    """A room for Go, with boxes made on demand or as `workshop.both` says."""
+    found = discover(str(tmp_path / "found"))
+    ahead = getattr(request, "param", "") == "ahead"
+    warm = kept_ready(found)[:1] if ahead else ()
+    library = partial(golibrary.go_library, tmp_path_factory=tmp_path_factory)
+    async with boxed_room(
+        tmp_path / "room", workshops.LIMITS, warm=warm, go_library=library
+    ) as room:
+        yield Workshop(room)
+
+
+@pytest.fixture
+async def one(workshop: Workshop) -> Workshop:
+    """A workshop with a session."""
+    await workshop.room.create(language="go")
+    return workshop

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -67,6 +68,44 @@ def test_a_newer_schema_is_refused_and_left_alone(
     assert "9999" in caught.value.text
     assert str(Path(database).parent) not in caught.value.text
     assert Path(database).read_bytes() == before
+
+
+def test_a_database_of_the_first_schema_is_brought_up_with_what_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "era.db"
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", "era.storage.records:migrations")
+        command.upgrade(config, "0001")
+        for number in range(40):
+            connection.execute(
+                text(
+                    "INSERT INTO sessions (id, language, persistent, created_at_ms, updated_at_ms,"
+                    " data_revision, allow_internet, allow_public, file_count, dir_count,"
+                    " total_size_bytes, files_revision, history_from, metadata, data)"
+                    " VALUES (:id, 'python', 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, '{}', '[1]')"
+                ),
+                {"id": f"s{number}"},
+            )
+        connection.execute(
+            text(
+                "INSERT INTO setups (uid, request, status, attempts, queued_at_ms)"
+                " VALUES (1, '{}', 'running', 1, 1)"
+            )
+        )
+    engine.dispose()
+
+    async def look() -> None:
+        keeper = SqliteRecords(str(path))
+        page = await keeper.list(limit=5)
+        assert (page.total, page.items[0].data) == (40, "[1]")
+        # What the old version had begun is taken up.
+        assert await keeper.reset_running_setups(3, "{}") == 1
+        await keeper.delete("s7")
+        assert (await keeper.list(limit=5)).total == 39
+        await keeper.close()
+
+    anyio.run(look)
 
 
 def test_two_programs_may_make_one_database_at_once(tmp_path: Path) -> None:

@@ -433,6 +433,20 @@ async def test_changes_cost_what_they_change_whatever_the_session_holds(
         assert 0 < large <= small * 1.2 + 50, (act, small, large)
 
 
+async def test_a_page_of_sessions_costs_the_same_among_many(keeper: SqliteRecords) -> None:
+    costs = []
+    for number in range(1500):
+        await make(keeper, f"s{number}")
+        if number in (50, 1499):
+            costs.append(await steps_of(keeper, keeper.list(limit=20)))
+    few, many = costs
+    assert 0 < many <= few * 1.2 + 50
+    await keeper.delete_all("s1")
+    await keeper.delete("s2")
+    page = await keeper.list()
+    assert page.total == len(page.items)
+
+
 async def test_many_files_deep_down_are_committed_in_proportion(keeper: SqliteRecords) -> None:
     costs = []
     for size in (100, 200):

@@ -191,6 +191,7 @@ async def _sessions(
         seal=seal,
         cluster=await stores.cluster(settings, state, records, seal, port),
         layers_dir=state.of("layers"),
+        programs_dir=state.of("programs"),
         clock=arguments.clock,
         go_cache=go_cache,
         modules_dir=state.of("deno"),

@@ -37,6 +37,22 @@ CERTIFICATES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """For installers: they bring certificates of their own and would not look at the server's."""
 
+GO_CONFIG: Final = f"{layout.RUNTIMES}/etc"
+"""Where the go tool looks for settings of its own: it keeps no counters of its use there."""
+_HEEDED: Final = re.compile(
+    # What the runtime of every Go program heeds decides nothing about one that is being built.
+    r"(?!(?:GOGC|GOMAXPROCS|GOMEMLIMIT|GOTRACEBACK)$)GO[A-Z0-9]+|CGO_[A-Z0-9_]+"
+    r"|GO_EXTLINK_ENABLED|GCCGO|CC|CXX|FC|AR|PKG_CONFIG(?:_[A-Z_]+)?"
+    r"|CPATH|(?:C|CPLUS|OBJC)_INCLUDE_PATH|LIBRARY_PATH"
+)
+_PLAIN: Final = frozenset(
+    """
+    CGO_ENABLED GOOS GOARCH GO386 GOAMD64 GOARM GOARM64 GOMIPS GOMIPS64 GOPPC64 GORISCV64 GOWASM
+    GOEXPERIMENT GODEBUG GOFIPS140
+    """.split()
+)
+"""Those that lead a build to no other file of the workspace."""
+
 _PATH: Final = (layout.BIN, "/usr/bin", "/bin", "/usr/sbin", "/sbin")
 _LAYER_PATH: Final = (
     f"{layout.LAYER}/bin",
@@ -121,6 +137,24 @@ def build(
         else:
             env[name] = value
     return {**env, **service}, tuple(warnings)
+
+
+def of_build(base: Mapping[str, str], request_env: Mapping[str, str]) -> dict[str, str]:
+    """The environment in which a Go program is built.
+
+    Of the request's variables only those that the go tool and C compilers heed are in it: nothing
+    else can change what is built.
+    """
+    return {**base, "XDG_CONFIG_HOME": GO_CONFIG, **_heeded(request_env)}
+
+
+def is_plain(request_env: Mapping[str, str]) -> bool:
+    """Whether the request's variables lead a build to no other file of the workspace."""
+    return _heeded(request_env).keys() <= _PLAIN
+
+
+def _heeded(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if _HEEDED.fullmatch(name)}
 
 
 def problem(env: Any) -> str | None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-GO_RUN: Final = r"""
-go=$1 entry=$2 seen=$3 version=$4 layer=$5
-shift 5
+GO_BUILD: Final = r"""
+go=$1 entry=$2 seen=$3 product=$4 version=$5 layer=$6
 work=/tmp/.era-go
 [ ! -e "$work" ] || rm -rf "$work"
 mkdir -p "$work" || exit 1
@@ -38,22 +37,21 @@ if [ -w "$GOCACHE" ]; then
 else
     export GOCACHE=$work/cache
 fi
-if ! XDG_CONFIG_HOME=/opt/era/etc "$go" build -buildvcs=false '-ldflags=-s -w' "${flags[@]}" \
-    -overlay "$work/overlay.json" -o "$work/main" "$seen" 2>"$work/log"; then
+if ! "$go" build -buildvcs=false '-ldflags=-s -w' "${flags[@]}" \
+    -overlay "$work/overlay.json" -o "$product" "$seen" >"$work/log" 2>&1; then
     cat "$work/log" >&2
     exit 1
 fi
-if [ ! -x "$work/main" ]; then
+if [ ! -x "$product" ]; then
     printf '%s\n' 'the code is not of package main' >&2
     exit 1
 fi
-exec "$work/main" "$@"
 """
-"""Builds the entry file and becomes the program.
+"""Builds the entry file; runs nothing of it.
 
 Parameters: the go tool, the entry file's name, the name the go tool sees it under (it overlooks
-names that begin with a dot), the go version of an implicit module, the setup's module directory;
-then the arguments of the program.
+names that begin with a dot), the name of the program that is made, all at the workspace root; the go
+version of an implicit module, the setup's module directory.
 """
 
 _DENO_FLAGS: Final = r"""

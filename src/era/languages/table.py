@@ -92,13 +92,23 @@ class Tools:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """How to make the program of a launch, in a box of its own that runs nothing of it: `argv`
+    leaves it as the file `product` at the workspace root, where the launch's files are placed, too.
+    Its environment is that of `environment.of_build`."""
+
+    argv: tuple[str, ...]
+    product: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """How to start one program: `files` (name to content) are placed at the workspace root first.
 
     `env` is the base of its environment, see `environment.build`.  With `uses_go_cache` the shared
     build cache is wanted at `environment.GO_CACHE`, with `uses_deno_cache` deno's modules at
     `environment.DENO_CACHE`, both copy-on-write.  `interpreter` names the one that a box may have
-    ready.
+    ready.  With `build` the program has to be made first, and is then shown at `layout.PROGRAM`.
     """
 
     argv: tuple[str, ...]
@@ -107,6 +117,7 @@ class Launch:
     uses_go_cache: bool = False
     uses_deno_cache: bool = False
     interpreter: str = ""
+    build: Build | None = None
 
 
 PYTHON_ENTRY: Final = f"{layout.WORKSPACE}/{layout.ENTRY_PREFIX}_main.py"
@@ -179,6 +190,7 @@ def launch(
         uses_go_cache=language == "go",
         uses_deno_cache=language == "deno",
         interpreter=_interpreter(language, code, tools),
+        build=_go_build(entry, tools, taken) if language == "go" else None,
     )
 
 
@@ -285,10 +297,15 @@ def ahead_commands(tools: Tools) -> dict[str, tuple[tuple[str, ...], tuple[str, 
 
 
 def _go(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, ...]:
+    return (layout.PROGRAM,)
+
+
+def _go_build(entry: str, tools: Tools, taken: _Taken) -> Build:
     seen = _free_name("era_main", ".go", taken)
+    product = _free_name(f"{layout.ENTRY_PREFIX}_program", "", taken)
     release = ".".join(tools.versions.get("go", "1.22").split(".")[:2])
-    parameters = (tools.go, entry, seen, release, environment.LAYER_GO)
-    return (tools.bash, "-c", scripts.GO_RUN, "go", *parameters)
+    parameters = (tools.go, entry, seen, product, release, environment.LAYER_GO)
+    return Build(argv=(tools.bash, "-c", scripts.GO_BUILD, "go", *parameters), product=product)
 
 
 def _deno(entry: str, tools: Tools, taken: _Taken, has_layer: bool, lock: str) -> tuple[str, ...]:

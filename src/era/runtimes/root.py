@@ -37,7 +37,7 @@ _CA_BUNDLES: Final = (
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 )
-_ETC: Final[dict[str, str]] = {
+_FILES: Final[dict[str, str]] = {
     "/etc/passwd": (
         "root:x:0:0:root:/root:/usr/sbin/nologin\n"
         f"era:x:{layout.UID}:{layout.GID}:era:{layout.HOME}:/bin/bash\n"
@@ -62,6 +62,8 @@ _ETC: Final[dict[str, str]] = {
     ),
     # The go tool counts its uses in HOME unless this says not to.
     "/opt/era/etc/go/telemetry/mode": "off 2024-01-01\n",
+    # Where the program of a run is shown that was compiled for it.
+    layout.PROGRAM: "",
 }
 _LINKS: Final[dict[str, str]] = {
     "/etc/mtab": "/proc/self/mounts",
@@ -95,7 +97,7 @@ class Draft:
     binds: list[Bind] = field(default_factory=list)
     links: dict[str, str] = field(default_factory=lambda: dict(_LINKS))
     files: dict[str, bytes] = field(
-        default_factory=lambda: {path: text.encode() for path, text in _ETC.items()}
+        default_factory=lambda: {path: text.encode() for path, text in _FILES.items()}
     )
 
     def bind(self, source: str, target: str) -> None:

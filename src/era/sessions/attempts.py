@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 
 from era import layout
-from era.errors import InternalError, session_not_found
+from era.errors import session_not_found
 from era.ids import new_token
 from era.languages.environment import build
 from era.languages.packages import Step, may_be_direct, recipe_key, steps
@@ -22,7 +22,7 @@ from era.sandbox.base import BoxSpec, Limits
 from era.sessions.install import Reporter, Work
 from era.sessions.layers import NOTHING, Layers, attachment
 from era.sessions.packages import PackageLayers
-from era.sessions.parts import Parts
+from era.sessions.parts import Parts, go_library
 from era.sessions.settings import SetupLimits
 from era.sessions.snapshots import go_overlay, service_variables
 from era.sessions.specs import asked, opened_spec
@@ -109,16 +109,10 @@ class Attempt:
             self._reporter.finished += chosen
             return layer
         if any(step.kind == "go" for step in chosen):
-            await self._go_library()
+            # Else this setup compiles it for itself alone.
+            await go_library(self._parts.go_cache)
         self._reporter = self._package_layers.share(recipe, self._work(chosen, None))
         return await self._package_layers.wait(recipe, self._job.uid, len(self._steps))
-
-    async def _go_library(self) -> None:
-        """Compile Go's library for all first, else this setup compiles it for itself alone."""
-        cache = self._parts.go_cache
-        if cache is not None and cache.lower() is None:
-            with suppress(InternalError):
-                await cache.warm()
 
     async def _commands(
         self, commands: list[Step], base: LayerRecord | None, pins: ExitStack

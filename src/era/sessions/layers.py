@@ -53,11 +53,12 @@ class LayerLostError(InternalError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
     """How a layer is shown to a run: lowers of the workspace, and overlays, since whatever a run
-    writes is its own.  `go_cache` is a lower of Go's build cache."""
+    writes is its own.  `go_cache` is a lower of Go's build cache, `directory` the whole layer."""
 
     workspace: tuple[str, ...] = ()
     overlays: tuple[Overlay, ...] = ()
     go_cache: str | None = None
+    directory: str | None = None
 
 
 NOTHING: Final = Attachment()
@@ -343,6 +344,7 @@ def attachment(directory: str) -> Attachment:
             ),
         ),
         go_cache=f"{directory}/{LAYER_GO_CACHE}" if has_builds else None,
+        directory=directory,
     )
 
 

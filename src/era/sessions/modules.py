@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Final
 from weakref import WeakValueDictionary
@@ -25,6 +24,7 @@ from era.models import Network
 from era.sandbox.base import Bind, Box, BoxSpec, Driver, Exit, Limits, Overlay, Program
 from era.sessions import folders
 from era.sessions.graphs import Wanted
+from era.sessions.kept import Bounds, Kept
 from era.sessions.settings import ModuleLimits
 from era.workspace import stage
 from era.workspace.failures import settled, translated
@@ -32,7 +32,6 @@ from era.workspace.failures import settled, translated
 _KEPT: Final = f"{layout.RUNTIMES}/modules"
 """Where the new directory is shown, writable, to the box that fills it."""
 _MODULES: Final = "modules"
-_SIZE: Final = "size"
 _LEAST_SECONDS: Final = 1.0
 _COPY_SECONDS: Final = 600.0
 _FULL: Final = b"No space left on device"
@@ -58,26 +57,20 @@ class Modules:
     """The modules kept on this machine, below the directory `root`, which is the caller's."""
 
     def __init__(self, root: str, driver: Driver, tools: Tools, limits: ModuleLimits) -> None:
-        self._root = root
+        bounds = Bounds(size_bytes=limits.cache_bytes, count=limits.cache_graphs)
+        self._kept = Kept(root, bounds)
         self._driver = driver
         self._tools = tools
         self._limits = limits
-        self._kept: OrderedDict[str, int] = OrderedDict()
-        """Size of each directory in bytes, the one used longest ago first."""
-        self._pins: Counter[str] = Counter()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._removals: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Find what earlier servers have kept."""
-        await asyncio.to_thread(folders.clean, self._root)
-        self._kept = await asyncio.to_thread(_kept_in, self._root)
-        self._trim()
+        await self._kept.start()
 
     async def close(self) -> None:
         """Wait until what has to be removed is."""
-        if self._removals:
-            await asyncio.wait(tuple(self._removals))
+        await self._kept.close()
 
     async def ready(
         self, wanted: Wanted, spec: BoxSpec, files: Mapping[str, bytes], held: ExitStack
@@ -90,37 +83,15 @@ class Modules:
         Raises:
             UnresolvedError: they cannot be had.
         """
-        held.enter_context(self._pinned(wanted.key))
+        held.enter_context(self._kept.pinned(wanted.key))
         lock = self._locks.setdefault(wanted.key, asyncio.Lock())
         async with lock:
             name = wanted.key
-            if not self._use(name):
+            if not self._kept.use(name):
                 name = await self._fetch(wanted, spec, files, held)
-        lower = os.path.join(self._root, name, _MODULES)
+        lower = self._kept.path(name, _MODULES)
         others = (overlay for overlay in spec.overlays if overlay.target != DENO_CACHE)
         return replace(spec, overlays=(*others, Overlay(target=DENO_CACHE, lowers=(lower,))))
-
-    @contextmanager
-    def _pinned(self, key: str) -> Iterator[None]:
-        self._pins[key] += 1
-        try:
-            yield
-        finally:
-            self._pins[key] -= 1
-            if not self._pins[key]:
-                del self._pins[key]
-
-    def _use(self, key: str) -> bool:
-        """Whether the modules are there; they count as used now."""
-        if key not in self._kept:
-            return False
-        try:
-            os.utime(os.path.join(self._root, key))
-        except FileNotFoundError:  # a cache may be deleted at any time
-            del self._kept[key]
-            return False
-        self._kept.move_to_end(key)
-        return True
 
     # -- fetching --
 
@@ -130,18 +101,18 @@ class Modules:
         """Fetch the modules into a new directory; its name.  It is kept for others when it holds all
         that its key names, else for this run alone."""
         draft = folders.unfinished(wanted.key)
-        directory = os.path.join(self._root, draft, _MODULES)
+        directory = self._kept.path(draft, _MODULES)
         with translated():
             try:
                 os.makedirs(directory, mode=0o755)
                 fetched = await self._fetched(wanted, spec, files, directory)
                 if fetched.complete:
-                    self._keep(draft, wanted.key, fetched.kib << 10)
+                    self._kept.keep(draft, wanted.key, fetched.kib << 10)
                     return wanted.key
             except BaseException:
-                self._remove(draft)
+                self._kept.remove(draft)
                 raise
-        held.callback(self._remove, draft)
+        held.callback(self._kept.remove, draft)
         return draft
 
     async def _fetched(
@@ -207,46 +178,3 @@ class Modules:
         elif ended.signal is not None or not words:
             words += b"error: the modules could not be resolved: the resolver was killed\n"
         return Exit(exit_code=1, stdout=b"", stderr=words, stderr_truncated=ended.stderr_truncated)
-
-    def _keep(self, draft: str, key: str, size: int) -> None:
-        with open(os.path.join(self._root, draft, _SIZE), "w", encoding="ascii") as file:
-            file.write(str(size))
-        os.rename(os.path.join(self._root, draft), os.path.join(self._root, key))
-        self._kept[key] = size
-        self._trim()
-
-    # -- removing --
-
-    def _trim(self) -> None:
-        """Remove what was used longest ago, until the rest is within the bounds."""
-        limits = self._limits
-        size = sum(self._kept.values())
-        for key in list(self._kept):
-            if size <= limits.cache_bytes and len(self._kept) <= limits.cache_graphs:
-                return
-            if key not in self._pins:
-                size -= self._kept.pop(key)
-                self._remove(key)
-
-    def _remove(self, name: str) -> None:
-        """Remove a directory in the background; nobody finds it from now on."""
-        gone = folders.unfinished(name)
-        with suppress(FileNotFoundError):
-            os.rename(os.path.join(self._root, name), os.path.join(self._root, gone))
-        task = asyncio.create_task(settled(asyncio.to_thread(folders.remove, self._root, gone)))
-        self._removals.add(task)
-        task.add_done_callback(self._removals.discard)
-
-
-def _kept_in(root: str) -> OrderedDict[str, int]:
-    """Sizes of the directories, the one used longest ago first.  What has none is removed."""
-    found = []
-    for entry in os.scandir(root):
-        if not entry.is_dir(follow_symlinks=False):
-            continue
-        try:
-            with open(os.path.join(entry.path, _SIZE), encoding="ascii") as file:
-                found.append((entry.stat().st_mtime_ns, entry.name, int(file.read())))
-        except (OSError, ValueError):
-            folders.remove(root, entry.name)
-    return OrderedDict((name, size) for _, name, size in sorted(found))

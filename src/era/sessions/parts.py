@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from era.errors import InternalError
 from era.languages.table import Tools
 from era.sandbox.base import Driver
 from era.sessions.nodes import Cluster
@@ -32,9 +34,9 @@ class GoCache(Protocol):
 class Parts:
     """Everything is open and ready; whoever made it closes it.
 
-    `layers_dir` is an existing directory of the service's own, on a disk, and so is `modules_dir`,
-    without which deno's modules are not fetched.  `clock` gives unix milliseconds.  `cluster`: there
-    are other servers on the same stores.
+    `layers_dir` is an existing directory of the service's own, on a disk, and so are `programs_dir`,
+    for compiled programs, and `modules_dir`, without which deno's modules are not fetched.
+    `clock` gives unix milliseconds.  `cluster`: there are other servers on the same stores.
     """
 
     records: Records
@@ -44,7 +46,16 @@ class Parts:
     tools: Tools
     seal: Seal
     layers_dir: str
+    programs_dir: str
     clock: Callable[[], int]
     go_cache: GoCache | None = None
     cluster: Cluster | None = None
     modules_dir: str | None = None
+
+
+async def go_library(cache: GoCache | None) -> None:
+    """Wait while Go's library is compiled for the first time; where that fails, each program
+    compiles what it needs of it itself."""
+    if cache is not None and cache.lower() is None:
+        with suppress(InternalError):
+            await cache.warm()

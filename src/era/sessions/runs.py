@@ -10,8 +10,9 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack, ExitStack, suppress
-from dataclasses import dataclass, replace
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
@@ -34,12 +35,12 @@ from era.models import (
     SetupStatus,
     SkippedFile,
 )
-from era.relpath import DATA_FILE
-from era.sandbox.base import Box, BoxSpec, Exit
+from era.sandbox.base import Box, Exit, Program
 from era.sessions.active import Active, Output, Phase, Registry, TextSink
-from era.sessions.modules import Modules, UnresolvedError
+from era.sessions.builds import together
 from era.sessions.nodes import Nodes
-from era.sessions.parts import Parts
+from era.sessions.parts import Parts, go_library
+from era.sessions.preparing import CANCELLED, Preparing
 from era.sessions.queue import Queues
 from era.sessions.settings import SessionLimits
 from era.sessions.setups import Setups, refuse_unfinished
@@ -54,7 +55,6 @@ MAX_REPORTED: Final = 1000
 MAX_SKIPPED: Final = 100
 _DIRECT_BYTES: Final = 1 << 16
 """Up to here files are placed on the spot; a thread costs more."""
-_CANCELLED: Final = Exit(exit_code=143, stdout=b"", stderr=b"", cancelled=True)
 
 _log = structlog.get_logger("era.runs")
 
@@ -103,7 +103,7 @@ class Runs:
         limits: SessionLimits,
         snapshots: Snapshots,
         setups: Setups,
-        modules: Modules | None,
+        preparing: Preparing,
         registry: Registry,
         nodes: Nodes,
     ) -> None:
@@ -111,7 +111,7 @@ class Runs:
         self._limits = limits
         self._snapshots = snapshots
         self._setups = setups
-        self._modules = modules
+        self._preparing = preparing
         self._queues = Queues(limits.queues)
         self._nodes = nodes
         self.registry = registry
@@ -221,10 +221,14 @@ class Runs:
             snapshot = await self._snapshot(record, request, held)
             run.phase = Phase.RUNNING
             vm_id = new_vm_id(snapshot.language)
-            spec, unstarted = await self._ready(run, snapshot, held)
-            box = await stack.enter_async_context(self._parts.driver.box(spec))
-            await self._place(box, snapshot)
-            ended = unstarted or await self._program(run, box, snapshot)
+            perform = partial(self._perform, run, snapshot)
+            ready = await self._preparing.ready(run, snapshot, perform, held)
+            box = await stack.enter_async_context(self._parts.driver.box(ready.spec))
+            if ready.ended is None:
+                ended = together(ready.before, await perform(box, ready.program))
+            else:
+                await self._place(box, snapshot)
+                ended = ready.ended
             run.end()
             kept = await self._keep(run, box, snapshot)
         return self._result(run, snapshot, ended, kept, vm_id, queued_ns // 1_000_000)
@@ -265,45 +269,14 @@ class Runs:
         self, record: SessionRecord | None, request: RunRequest, held: ExitStack
     ) -> Snapshot:
         if (request.language if record is None else record.language) == "go":
-            await self._go_library()
+            await go_library(self._parts.go_cache)  # no program's clock runs yet
         if record is None:
             return await self._snapshots.of_execution(request)
         return await self._snapshots.of_session(record, request, held)
 
-    async def _go_library(self) -> None:
-        """Wait while Go's library is compiled for the first time; no program's clock runs yet."""
-        cache = self._parts.go_cache
-        if cache is not None and cache.lower() is None:
-            with suppress(InternalError):  # the program then compiles what it needs itself
-                await cache.warm()
-
-    async def _ready(
-        self, run: Active, snapshot: Snapshot, held: ExitStack
-    ) -> tuple[BoxSpec, Exit | None]:
-        """The box of the program, with the modules it wants; its outcome, when it cannot be started
-        without them."""
-        if snapshot.wanted is None or self._modules is None or run.cancel_asked:
-            return snapshot.spec, None
-        files = _placed(snapshot)
-        fetching = asyncio.create_task(
-            self._modules.ready(snapshot.wanted, snapshot.spec, files, held)
-        )
-        run.begin(fetching)
-        try:
-            return await fetching, None
-        except UnresolvedError as error:
-            limit, said = self._limits.runs.output_bytes, error.outcome.stderr
-            run.output.feed("stderr", said[:limit])
-            truncated = error.outcome.stderr_truncated or len(said) > limit
-            return snapshot.spec, replace(error.outcome, stderr_truncated=truncated)
-        except asyncio.CancelledError:
-            if _is_cancelled():
-                raise
-            return snapshot.spec, _CANCELLED  # only the fetching was
-
     async def _place(self, box: Box, snapshot: Snapshot) -> None:
         """Lay out what the session does not hold: entry file, data file, files of the request."""
-        files = _placed(snapshot)
+        files = snapshot.placed
 
         def place() -> None:
             stage.place(box.workspace_fd, files, owner=box.owner)
@@ -313,11 +286,13 @@ class Runs:
         else:
             await asyncio.to_thread(place)
 
-    async def _program(self, run: Active, box: Box, snapshot: Snapshot) -> Exit:
+    async def _perform(self, run: Active, snapshot: Snapshot, box: Box, program: Program) -> Exit:
+        """Run one program of the run in a box."""
+        await self._place(box, snapshot)
         run.begin(box)
         if run.cancel_asked:
-            return _CANCELLED
-        return await box.run(snapshot.program, run.output.feed)
+            return CANCELLED
+        return await box.run(program, run.output.feed)
 
     # -- after the program --
 
@@ -409,18 +384,6 @@ class Runs:
 
 
 _NOTHING_FOUND: Final = CollectResult(changes=Changes())
-
-
-def _is_cancelled() -> bool:
-    """Whether the task that asks is being cancelled itself."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _placed(snapshot: Snapshot) -> dict[str, bytes]:
-    """What the session does not hold: entry file, data file, files of the request."""
-    data = {str(DATA_FILE): snapshot.injected} if snapshot.injected else {}
-    return {**snapshot.files, **data}
 
 
 def _opened(stack: ExitStack, path: str | None = None, *_: str) -> int | None:

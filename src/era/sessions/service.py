@@ -38,11 +38,13 @@ from era.models import (
 )
 from era.relpath import RelPath, user_path
 from era.sessions.active import Active, Phase, Registry, TextSink
+from era.sessions.builds import Builds
 from era.sessions.layers import Layers
 from era.sessions.modules import Modules
 from era.sessions.nodes import Nodes, OneNode, SharedNodes
 from era.sessions.packages import PackageLayers
 from era.sessions.parts import Parts
+from era.sessions.preparing import Preparing
 from era.sessions.runs import Runs, deleted, lost, shutting_down
 from era.sessions.settings import SessionLimits
 from era.sessions.setups import Setups
@@ -81,18 +83,19 @@ class Sessions:
         self._layers = layers
         self._setups = Setups(parts, limits, layers, packages)
         self._modules = _modules(parts, limits)
+        self._builds = Builds(parts.programs_dir, parts.driver, limits.programs)
         snapshots = Snapshots(parts, limits, layers)
         registry = Registry()
         self._nodes: Nodes = OneNode()
         if parts.cluster is not None:
             self._nodes = SharedNodes(parts.cluster, lost=self._lost, activity=registry.activity)
-        self._runs = Runs(
-            parts, limits, snapshots, self._setups, self._modules, registry, self._nodes
-        )
+        preparing = Preparing(self._modules, self._builds, limits.runs.output_bytes)
+        self._runs = Runs(parts, limits, snapshots, self._setups, preparing, registry, self._nodes)
         self._sweeper = Sweeper(
             parts,
             layers,
             packages,
+            self._builds,
             every_seconds=limits.sweep_seconds,
             grace_seconds=limits.blob_grace_seconds,
         )
@@ -104,7 +107,8 @@ class Sessions:
     async def start(self) -> None:
         """Remove what a killed server left, and take up the setups it had begun."""
         await self._nodes.start()
-        await self._sweeper.drop_trees()
+        await self._builds.start()
+        await self._sweeper.drop_gone()
         await self._layers.start()
         if self._modules is not None:
             await self._modules.start()
@@ -125,6 +129,7 @@ class Sessions:
         await self._setups.close()
         await self._nodes.close()
         await self._sweeper.close()
+        await self._builds.close()
         await self._layers.close()
         if self._modules is not None:
             await self._modules.close()
@@ -275,6 +280,7 @@ class Sessions:
             if record.setup is not None:
                 await self._setups.cancel(record.uid)
             await self._parts.trees.drop(record.uid)
+            self._builds.drop(record.uid)
 
     async def duplicate(self, session_id: str, copy: NewCopy) -> SessionView:
         """Copy a session from one committed state.

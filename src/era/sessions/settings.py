@@ -81,6 +81,19 @@ class ModuleLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramLimits:
+    """How many compiled programs are kept; what was used longest ago is removed first."""
+
+    program_bytes: int = 1 << 30
+    """Of one program; a larger one does not run."""
+    session_bytes: int = 256 << 20
+    session_programs: int = 64
+    cache_bytes: int = 4 << 30
+    """Of all sessions together."""
+    cache_programs: int = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionLimits:
     """Every bound and default of the room."""
 
@@ -88,6 +101,7 @@ class SessionLimits:
     queues: QueueLimits = QueueLimits()
     setups: SetupLimits = field(default_factory=SetupLimits)
     modules: ModuleLimits = ModuleLimits()
+    programs: ProgramLimits = ProgramLimits()
     quota: Quota = Quota(total_bytes=10 << 30, count=100_000)
     code_bytes: int = 1 << 20
     data_bytes: int = 131_072

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from era import jsontext, layout
 from era.errors import InputError, NotFoundError, TooLargeError
-from era.languages.environment import DENO_CACHE, GO_CACHE, build
+from era.languages.environment import DENO_CACHE, GO_CACHE, build, is_plain
 from era.languages.table import Launch, check_available, command_launch, launch
 from era.models import JsonText, Network, RunRequest, SessionRecord, SetupStatus
-from era.relpath import RelPath
+from era.relpath import DATA_FILE, RelPath
 from era.sandbox.base import BoxSpec, Limits, Overlay, Program
+from era.sessions import builds, goinputs
 from era.sessions.graphs import Place, Wanted, wanted
 from era.sessions.layers import (
     NOTHING,
@@ -54,6 +55,16 @@ class Snapshot:
     tree: Tree | None = None
     layer: Attachment = field(default=NOTHING)
     wanted: Wanted | None = None
+    build: builds.Wanted | None = None
+
+    @property
+    def placed(self) -> dict[str, bytes]:
+        """What the session does not hold: entry file, data file, files of the request."""
+        return {**self.files, **_data_file(self.injected)}
+
+
+def _data_file(injected: bytes) -> dict[str, bytes]:
+    return {str(DATA_FILE): injected} if injected else {}
 
 
 def merged_data(data: JsonText, update: JsonText | None, limit_bytes: int) -> JsonText | None:
@@ -128,13 +139,15 @@ class Snapshots:
         spec = self._spec(
             request.allow_internet, request.cpu_count, request.memory_mib, started, NOTHING, ()
         )
+        program = self._program(started, env, request, None)
         return Snapshot(
             language=request.language or "",
-            program=self._program(started, env, request, None),
+            program=program,
             spec=spec,
             files={**place.files, **started.files},
             warnings=(*request.warnings, *warnings),
             wanted=wanted,
+            build=builds.to_build(started, program, request.env),
         )
 
     async def of_session(
@@ -165,9 +178,16 @@ class Snapshots:
         env, warnings = build(started.env, request.env, service, has_layer=layer is not NOTHING)
         data = merged if merged is not None else record.data
         injected = stage.data_text(data)
+        program = self._program(started, env, request, record)
+        to_build = builds.to_build(started, program, request.env)
+        if to_build is not None:
+            where = goinputs.Where(
+                lowers=lowers, placed=_data_file(injected), layer=layer.directory
+            )
+            to_build = await self._named(to_build, code or "", where, place, record, request)
         return Snapshot(
             language=record.language,
-            program=self._program(started, env, request, record),
+            program=program,
             spec=self._spec(
                 record.allow_internet, record.cpu_count, record.memory_mib, started, layer, lowers
             ),
@@ -181,7 +201,28 @@ class Snapshots:
             tree=tree,
             layer=layer,
             wanted=wanted,
+            build=to_build,
         )
+
+    async def _named(
+        self,
+        to_build: builds.Wanted,
+        code: str,
+        where: goinputs.Where,
+        place: Place,
+        record: SessionRecord,
+        request: RunRequest,
+    ) -> builds.Wanted:
+        """With the name of everything that decides what is built, so that it is kept."""
+        tools, program = self._tools, to_build.program
+        layer = place.layer if where.layer is not None else None
+        settings: list[object] = [tools.versions.get("go", ""), tools.platform, layer]
+        settings += [list(program.argv), sorted(program.env.items())]
+        plain = is_plain(request.env)
+        digest = await asyncio.to_thread(
+            goinputs.digest, code, where, settings, place.state, plain=plain
+        )
+        return replace(to_build, key=builds.key_of(record.uid, digest))
 
     async def _code(self, request: RunRequest, session_id: str) -> str | None:
         if request.code is not None or request.command is not None:

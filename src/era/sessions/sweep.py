@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from era.sessions.builds import Builds
 from era.sessions.layers import ARCHIVE, Layers
 from era.sessions.packages import PREFIX, PackageLayers
 from era.sessions.parts import Parts
@@ -29,6 +30,7 @@ class Sweeper:
         parts: Parts,
         layers: Layers,
         packages: PackageLayers,
+        builds: Builds,
         *,
         every_seconds: float,
         grace_seconds: float,
@@ -36,6 +38,7 @@ class Sweeper:
         self._parts = parts
         self._layers = layers
         self._packages = packages
+        self._builds = builds
         self._every_seconds = every_seconds
         self._grace_seconds = grace_seconds
         self._task: asyncio.Task[None] | None = None
@@ -64,7 +67,7 @@ class Sweeper:
         """Remove everything that can be removed now."""
         seen, self._seen = self._seen, {}
         await self._parts.records.prune_history(lambda uid: self._forgettable(uid, seen))
-        await self.drop_trees()
+        await self.drop_gone()
         await self._sweep_layers()
         await self._sweep_blobs()
 
@@ -80,13 +83,14 @@ class Sweeper:
         self._seen[uid] = (revision, since_ms)
         return _EVERYTHING if now_ms - since_ms >= _IDLE_MS else revision
 
-    async def drop_trees(self) -> None:
-        """Remove the trees of sessions that are gone: deleted by another server, or by this one when
-        it was killed at it."""
+    async def drop_gone(self) -> None:
+        """Remove the trees and programs of sessions that are gone: deleted by another server, or by
+        this one when it was killed at it."""
         trees = self._parts.trees
-        uids = await trees.uids()
-        for uid in set(uids) - await self._parts.records.existing(uids):
+        uids = {*await trees.uids(), *self._builds.uids()}
+        for uid in uids - await self._parts.records.existing(tuple(uids)):
             await trees.drop(uid)
+            self._builds.drop(uid)
 
     async def _sweep_layers(self) -> None:
         records = self._parts.records

@@ -116,7 +116,7 @@ class NamespacesDriver:
         self._closed: dict[int, asyncio.Future[None]] = {}
         self._runs: dict[int, Run] = {}
         self._ready: dict[int, Prepared] = {}
-        self._winding_up: set[asyncio.Task[None]] = set()
+        self.winding_up: set[asyncio.Task[None]] = set()
         self._ready_spec = BoxSpec(limits=limits or Limits())
         self.pool = Pool(
             warm,
@@ -156,8 +156,8 @@ class NamespacesDriver:
         for prepared in list(self._ready.values()):
             await prepared.run.finish()
             os.close(prepared.workspace_fd)
-        if self._winding_up:
-            await asyncio.wait(set(self._winding_up))
+        if self.winding_up:
+            await asyncio.wait(set(self.winding_up))
         with suppress(OSError):  # a group that is still busy is swept at the next start
             self._cgroups.close()
 
@@ -192,8 +192,8 @@ class NamespacesDriver:
     def _behind(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Have it done behind the answer; `close` waits for it."""
         task = asyncio.get_running_loop().create_task(work)
-        self._winding_up.add(task)
-        task.add_done_callback(self._winding_up.discard)
+        self.winding_up.add(task)
+        task.add_done_callback(self.winding_up.discard)
         return task
 
     async def _end_box(self, box: _NamespacesBox) -> None:

@@ -40,6 +40,7 @@ from sqlalchemy.sql.functions import GenericFunction
 from era.storage.records.clock import db_now_ms
 from era.storage.records.tables import (
     codes,
+    counts,
     entries,
     layers,
     sessions,
@@ -132,12 +133,19 @@ session_page_of: Final = (
     .order_by(sessions.c.uid + 0)
     .limit(param("limit"))
 )
-session_total: Final = select(func.count()).select_from(sessions)
-session_total_of: Final = session_total.where(_id_range)
+session_total: Final = select(cast(func.coalesce(func.sum(counts.c.sessions), 0), BigInteger))
+session_total_of: Final = select(func.count()).select_from(sessions).where(_id_range)
+count_sessions: Final = (
+    update(counts)
+    .where(counts.c.stripe == param("of"))
+    .values(sessions=counts.c.sessions + param("more"))
+)
 existing_sessions: Final = select(sessions.c.uid).where(among(sessions.c.uid, "uids"))
 insert_session: Final = insert(sessions).returning(sessions.c.uid)
 delete_session: Final = delete(sessions).where(_uid_is)
-delete_sessions: Final = delete(sessions).where(among(sessions.c.uid, "uids"))
+delete_sessions: Final = (
+    delete(sessions).where(among(sessions.c.uid, "uids")).returning(sessions.c.uid)
+)
 
 patch_session: Final = (
     update(sessions)

@@ -81,6 +81,17 @@ sessions: Final = Table(
     sqlite_autoincrement=True,
 )
 
+counts: Final = Table(
+    "counts",
+    metadata,
+    # How many sessions there are, so that nobody has to walk them: the sum over a few rows, of
+    # which each session has one, so that creations side by side seldom wait for each other.
+    Column("stripe", Integer, primary_key=True, autoincrement=False),
+    Column("sessions", BigInteger, nullable=False),
+)
+
+STRIPES: Final = 16
+
 entries: Final = Table(
     "entries",
     metadata,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -20,6 +22,7 @@ from era.models import (
 )
 from era.storage.records import cursors, rows
 from era.storage.records import statements as sql
+from era.storage.records.tables import STRIPES
 
 _LIST: Final = "sessions"
 
@@ -79,7 +82,15 @@ def _insert(connection: Connection, row: dict[str, Any]) -> int:
         uid: int = connection.execute(sql.insert_session, row).scalar_one()
     except IntegrityError as error:
         raise ConflictError("session_exists", id=row["id"]) from error
+    _count(connection, [uid], 1)
     return uid
+
+
+def _count(connection: Connection, uids: Iterable[int], each: int) -> None:
+    """Note that sessions have come (`each` 1) or gone (-1)."""
+    stripes = Counter(uid % STRIPES for uid in uids)
+    for stripe, number in sorted(stripes.items()):
+        connection.execute(sql.count_sessions, {"of": stripe, "more": each * number})
 
 
 def page(
@@ -151,6 +162,7 @@ def delete(connection: Connection, session_id: str) -> SessionRecord:
     """See `Records.delete`.  Everything that refers to the session goes with it, by foreign key."""
     last = lock(connection, session_id).record
     connection.execute(sql.delete_session, {"of": last.uid})
+    _count(connection, [last.uid], -1)
     return last
 
 
@@ -158,8 +170,9 @@ def delete_all(connection: Connection, prefix: str) -> tuple[SessionRecord, ...]
     """See `Records.delete_all`."""
     found = page(connection, prefix, None, None).items
     uids = json.dumps([session.uid for session in found])
-    connection.execute(sql.delete_sessions, {"uids": uids})
-    return found
+    gone = set(connection.execute(sql.delete_sessions, {"uids": uids}).scalars())
+    _count(connection, gone, -1)
+    return tuple(session for session in found if session.uid in gone)
 
 
 def duplicate(
