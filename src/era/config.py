@@ -274,6 +274,12 @@ class Settings(BaseSettings):
     )
 
     # -- languages and setups --
+    python_packages: Items = _var(
+        "ERA_PYTHON_PACKAGES",
+        (),
+        "Python packages of the server's own environment that every box has; `none`: none."
+        "  By default those of the extra `data` that are installed.",
+    )
     resolve_timeout: Amount = _var(
         "ERA_RESOLVE_TIMEOUT", 120.0, "Seconds for resolving the modules of a Deno program."
     )
@@ -375,6 +381,17 @@ def _check_together(settings: Settings) -> None:
 def run_by_default() -> bool:
     """Whether `AGENT_MODE` says that the program without a command is the server."""
     return os.environ.get("AGENT_MODE", "").lower() in ("http", "server")
+
+
+_INSTALLERS: Final = re.compile(
+    r"(?i:npm_config_.*)|PIP_[A-Z_]+|GO[A-Z]+|(?:https?|no)_proxy|(?:HTTPS?|NO)_PROXY"
+    r"|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|NODE_EXTRA_CA_CERTS|HOME|XDG_CONFIG_HOME"
+)
+
+
+def installer_variables() -> dict[str, str]:
+    """What tells pip, npm and Go on this host where to fetch packages from."""
+    return {name: value for name, value in os.environ.items() if _INSTALLERS.fullmatch(name)}
 
 
 def client_settings() -> tuple[str, str]:

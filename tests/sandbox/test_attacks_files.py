@@ -18,7 +18,7 @@ from tests.contracts.driver import fill, listing, output_of, python, shell
 from tests.sandbox import programs
 from tests.sandbox.attack import ROOT, SMALL, TOOLS, answers, attack, needs_cgroups, ok
 from tests.sandbox.boxes import namespaces_driver
-from tests.sandbox.census import launcher_processes, until
+from tests.sandbox.census import launcher_processes, settled, until
 
 MANY = 200_000
 DEEP = 3_000
@@ -185,7 +185,8 @@ async def test_many_files_are_removed_while_others_go_on(driver: NamespacesDrive
     box = driver.box(LARGE)
     ended = await (await box.__aenter__()).run(python(TOOLS, FILES, timeout_seconds=120))
     assert ok(ended) == "many\n"
-    closing = asyncio.create_task(box.__aexit__(None, None, None))
+    await box.__aexit__(None, None, None)
+    closing = asyncio.create_task(settled(driver))
     await asyncio.sleep(0)
     assert await answers(driver)
     if ROOT:  # in memory there is not enough to do to be seen at it
@@ -193,4 +194,5 @@ async def test_many_files_are_removed_while_others_go_on(driver: NamespacesDrive
     while not closing.done():
         assert await answers(driver)
     await closing
+    await settled(driver)
     until(lambda: not before[1].family(), "the end of every process")

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,12 +15,14 @@ from pathlib import Path
 import pytest
 
 import era.sandbox.namespaces.driver
+import era.sandbox.namespaces.run
 from era import layout
 from era.errors import InternalError
 from era.languages.environment import LAYER_PYTHON
 from era.runtimes import Runtimes
 from era.sandbox.base import Bind, BoxSpec, Overlay, Warm
 from era.sandbox.namespaces import pool
+from era.sandbox.namespaces.cgroups import detect
 from tests.contracts.driver import Watch, fill
 from tests.languages.boxes import place
 from tests.sandbox.census import Process, count, launcher_processes, process, until
@@ -199,6 +202,7 @@ async def test_hash_seed_and_addresses_are_shared_for_so_many_runs_only(
     hashes = [row.split()[0] for row in seen]
     # Generations come one after the other, none comes again.
     assert len(set(hashes)) == 1 + sum(a != b for a, b in pairwise(hashes))
+    await driver.quiet()
     until(lambda: len(standing(driver)) == 1, "the end of interpreters that were replaced")
 
 
@@ -233,7 +237,7 @@ async def test_the_standing_interpreter_dies_while_boxes_wait(ready: Ready) -> N
     driver, runtimes = ready
     (it,) = standing(driver)
     boxes = it.family()
-    assert len(boxes) >= 4
+    assert len(boxes) >= 2
     os.kill(it.pid, signal.SIGKILL)
     until(lambda: not any(one.alive for one in boxes), "the end of the boxes that waited")
     for _ in range(3):  # the driver has not heard of it yet, hears of it, and has nothing ready
@@ -248,12 +252,46 @@ async def test_a_standing_interpreter_that_does_not_answer_is_replaced(
     ready: Ready, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(era.sandbox.namespaces.driver, "_READY_SECONDS", 0.5)
+    monkeypatch.setattr(era.sandbox.namespaces.run, "_DEATH_SECONDS", 0.5)
     driver, runtimes = ready
     (it,) = standing(driver)
     os.kill(it.pid, signal.SIGSTOP)
     for _ in range(4):
-        assert (await run_code(driver, runtimes, "print(1)")).stdout == b"1\n"
+        with suppress(InternalError):  # it has the only word on how the boxes that waited ended
+            ended = await run_code(driver, runtimes, "print(1)", timeout_seconds=1)
+            assert (ended.stdout, ended.exit_code) == (b"1\n", 0)
     await recovered(ready, it)
+
+
+@pytest.mark.skipif(not ROOT, reason="only root may bound a process's forks here")
+@pytest.mark.anyio
+async def test_a_standing_interpreter_that_cannot_fork_is_done_without(ready: Ready) -> None:
+    driver, runtimes = ready
+    (it,) = standing(driver)
+    parents = detect.find_v1()
+    assert parents is not None, "this test needs the cgroup v1 hierarchies of a root service"
+    group = Path(parents["pids"], f"no-forks-{os.getpid()}")
+    group.mkdir()
+    try:
+        (group / "pids.max").write_text("1")
+        (group / "cgroup.procs").write_text(str(it.pid))
+        for _ in range(4):
+            assert (await run_code(driver, runtimes, "print(1)")).stdout == b"1\n"
+        assert it.alive
+        assert driver.waiting == 0
+        (group / "pids.max").write_text("max")
+        await recovered_by(ready, it)
+    finally:
+        (Path(parents["pids"]) / "cgroup.procs").write_text(str(it.pid))
+        group.rmdir()
+
+
+async def recovered_by(ready: Ready, it: Process) -> None:
+    """The pool fills up again from the same standing process."""
+    driver, _ = ready
+    await driver.fill(2)
+    assert it in standing(driver)
+    assert await said(ready, "print('on')") == "on\n"
 
 
 @pytest.mark.anyio
@@ -303,9 +341,8 @@ async def test_a_process_killed_at_the_gate_costs_nothing(ready: Ready) -> None:
     (it,) = standing(driver)
     async with driver.box(SPEC) as box:
         place(box, {".era_main.py": b"print('ran'); open('once', 'a').write('x')"})
-        for first in it.children():
-            for program in first.children():
-                os.kill(program.pid, signal.SIGKILL)
+        for program in it.children():
+            os.kill(program.pid, signal.SIGKILL)
         ended = await box.run(python_program(runtimes))
         assert (ended.exit_code, ended.stdout) == (0, b"ran\n")
         with open(os.open("once", os.O_RDONLY, dir_fd=box.workspace_fd)) as file:
@@ -366,6 +403,7 @@ async def test_runs_given_up_at_any_moment_leave_nothing(ready: Ready, tmp_path:
 async def settled(driver: Standing) -> None:
     """Wait until the pool is full and nothing else is left: launcher's children are stable."""
     await driver.fill(2)
+    await driver.quiet()
     _, inner = launcher_processes(driver)
     async with asyncio.timeout(60):
         while len(inner.family()) != 1 + 2 * 2 or driver.opening:

@@ -10,7 +10,8 @@ What holds, on every driver (`tests/contracts/driver.py`):
   the cancel that ended it.  None of these is ever reported as success.
 * `run` returns when the main process has ended, its output is complete and every other process of
   the box is dead.  A child that holds the pipes open delays nothing.
-* Leaving the context removes everything: processes, mounts, cgroups, scratch.  So does the death
+* Leaving the context removes everything, behind the answer and without being asked again:
+  processes, mounts, cgroups, scratch; `close` waits for what is still going on.  So does the death
   of the server or of the driver's helper, at any moment.
 * What a host cannot enforce is named in `unenforced` and never silently ignored.
 """
@@ -150,7 +151,8 @@ class Warm:
     """Boxes to keep ready.  `argv` is how a program is run, up to its own arguments, and `env` the
     variables every program has; programs whose command line begins otherwise are not run by it.
     `ahead` is the command line of an interpreter that is started before, `modules` what a standing
-    one imports; `count` how many boxes wait."""
+    one imports; `count` how many boxes wait.  `decided` are beginnings of variables that these modules
+    read once: a program that has others in its environment is not run by it."""
 
     name: str
     readiness: Readiness
@@ -158,6 +160,7 @@ class Warm:
     env: Mapping[str, str] = field(default_factory=dict)
     ahead: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
+    decided: tuple[str, ...] = ()
     count: int = 4
 
 
