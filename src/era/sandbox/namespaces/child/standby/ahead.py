@@ -214,5 +214,6 @@ def prepare(before: Mapping[str, ModuleType]) -> dict[str, Any]:
     resident["remember"](dict(before), asked, recorder.exits, recorder.forks, recorder.lists)
     resident["measure"]()
     resident["stand_in_environment"](("PYTHONPATH", standby.AHEAD, standby.PAD))
+    resident["find_functions"]()
     resident["functions_on_stack"]()  # the first time costs: the unwinder is loaded
     return resident
