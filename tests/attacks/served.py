@@ -33,6 +33,7 @@ SMALL: Final = {
     "ERA_API_KEY": KEY,
     "ERA_SECRET_KEY": SECRET,
     "SECRET_OF_THE_SERVER": SECRET,
+    "ERA_PYTHON_PACKAGES": "none",
     "ERA_RUN_MEMORY_MIB": "128",
     "ERA_RUN_PIDS": "64",
     "ERA_RUN_DISK_BYTES": "64 MiB",
@@ -43,6 +44,7 @@ SMALL: Final = {
 }
 """Settings under which a limit is met soon."""
 AMPLE: Final = SMALL | {
+    "ERA_PYTHON_PACKAGES": "none",
     "ERA_RUN_MEMORY_MIB": "1024",
     "ERA_RUN_PIDS": "12000",
     "ERA_RUN_DISK_BYTES": "1 GiB",
