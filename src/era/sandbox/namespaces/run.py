@@ -148,9 +148,7 @@ class Run:
                 mine.append(stdout)
             stderr = self._pipe()
             mine.append(stderr)
-            self._channels = [Channel(self), Channel(self)]
-            control, gate = (channel.other_end for channel in self._channels)
-            mine += [control, gate]
+            control, gate = self._channel(mine), self._channel(mine)
             if self.group.oom_fd is not None:
                 self._loop.add_reader(self.group.oom_fd, self._memory_limit_hit)
             message = {"request": "prepare", "box": box, "run": self.number}
@@ -175,6 +173,13 @@ class Run:
             self._launcher.send(message | {"run": self.number}, [fd])
         finally:
             os.close(fd)
+
+    def _channel(self, mine: list[int]) -> int:
+        """One more channel; its other end is noted in `mine`."""
+        channel = Channel(self)
+        self._channels.append(channel)
+        mine.append(channel.other_end)
+        return channel.other_end
 
     def _pipe(self) -> int:
         read, write = os.pipe2(os.O_CLOEXEC)
