@@ -341,9 +341,11 @@ class NamespacesDriver:
     async def _close_box(self, launcher: Launcher, number: int) -> None:
         closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._closed[number] = closed
-        with suppress(LauncherLost):
+        try:
             launcher.send({"request": "close", "box": number})
             await closed
+        except LauncherLost:
+            self._closed.pop(number, None)
 
     async def _ensure_launcher(self) -> Launcher:
         async with self._starting:
