@@ -16,6 +16,7 @@ from typing import Any, Final
 from bench import bare, engine, http, report
 from bench.boxes import Engine
 from bench.boxes import engine as started
+from bench.ends import ends
 from bench.machine import Meter, describe, meter
 from bench.measure import Plan, Row, Subject, as_json, crowded, spaced
 from bench.programs import job
@@ -92,7 +93,8 @@ async def measure_steps(clock: Meter, count: int, folder: str) -> dict[str, Any]
         for name in names:
             made = job(name, warm.runtimes.tools, warm.limits)
             found[name] = [as_json(step) for step in await steps(warm, made, clock, count)]
-    return {"steps": found}
+        forced = [as_json(end) for end in await ends(warm, clock, max(3, count // 4))]
+    return {"steps": found, "ends": forced}
 
 
 async def measure_http(clock: Meter, plan: Plan, folder: str) -> dict[str, Any]:
@@ -126,6 +128,7 @@ async def measure(parts: Sequence[str], plan: Plan, *, quick: bool) -> dict[str,
         "rows": [],
         "idle": [],
         "steps": {},
+        "ends": [],
     }
     with meter() as clock, tempfile.TemporaryDirectory(prefix="era-bench-") as folder:
         if "steps" in parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -143,15 +144,19 @@ def _boxes() -> Iterator[tuple[int, int]]:
     """Process 1 and the program's process of each box of this process's launcher."""
     children = _children()
     pending = list(children.get(_self(), ()))
+    members: dict[str, list[int]] = {}
     while pending:
         pid = pending.pop()
-        below = children.get(pid, [])
-        if _depth(pid) == _BOX_DEPTH and len(below) == 1:
-            yield pid, below[0]
-        else:
-            pending += below
+        pending += children.get(pid, [])
+        if len(_names(pid)) == _BOX_DEPTH:
+            members.setdefault(os.readlink(f"/proc/{pid}/ns/pid"), []).append(pid)
+    for pids in members.values():
+        if len(pids) == _MEMBERS:
+            first, program = sorted(pids, key=lambda pid: int(_names(pid)[-1]))
+            yield first, program
 
 
+_MEMBERS: Final = 2
 _BOX_DEPTH: Final = 3
 """Pid namespaces from ours inwards: ours, the launcher's, the box's."""
 
@@ -172,9 +177,10 @@ def _children() -> dict[int, list[int]]:
     return found
 
 
-def _depth(pid: int) -> int:
+def _names(pid: int) -> list[str]:
+    """The numbers of a process, from the outermost pid namespace inwards (proc_pid_status(5))."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return len(status.split("NSpid:", 1)[1].splitlines()[0].split())
+    return status.split("NSpid:", 1)[1].splitlines()[0].split()
 
 
 def _pss_mib(pid: int) -> float:

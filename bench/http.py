@@ -61,6 +61,11 @@ class Server:
                 raise RuntimeError(f"the server did not start:\n{log.read_text()[-4000:]}")
             time.sleep(0.05)
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
     def _healthy(self) -> bool:
         try:
             return self.ask("GET", "/health") is not None

@@ -111,6 +111,15 @@ def steps(results: Results) -> str:
     return "\n\n".join(parts)
 
 
+def ends(results: Results) -> str:
+    """How soon a run that had to be killed is over."""
+    rows = (
+        (one["name"], *(ms(one[key]) for key in ("answered_ms", "worst_ms", "gone_ms")))
+        for one in results["ends"]
+    )
+    return table(("after deadline and grace", "answered", "at worst", "nothing left"), rows)
+
+
 def memory(results: Results) -> str:
     """What waiting boxes hold."""
     rows = ((r["kind"], str(r["boxes"]), f"{r['pss_mib']:.1f}") for r in results["idle"])
@@ -137,6 +146,7 @@ PARTS: Final = {
     "engine": lambda r: f"{latency(r, 'engine')}\n\n{throughput(r, 'engine')}",
     "http": lambda r: f"{latency(r, 'http')}\n\n{throughput(r, 'http')}",
     "steps": steps,
+    "ends": ends,
     "memory": memory,
 }
 
@@ -149,7 +159,7 @@ def page(results: Results, text: str) -> str:
 def as_text(results: Results) -> str:
     """Everything measured, for a terminal."""
     there = {row["part"] for row in results["rows"]} | {"machine"}
-    there |= {name for name in ("steps",) if results[name]}
+    there |= {name for name in ("steps", "ends") if results[name]}
     there |= {"memory"} if results["idle"] else set()
     shown = (f"== {name} ==\n\n{make(results)}" for name, make in PARTS.items() if name in there)
     return "\n\n".join(shown)

@@ -18,6 +18,7 @@ from bench.boxes import Engine
 from bench.machine import Meter
 from bench.programs import Job
 from era.sandbox.namespaces import run as runs
+from era.sandbox.namespaces.driver import NamespacesDriver
 from era.sandbox.output import Pump
 from era.workspace import stage
 
@@ -31,10 +32,10 @@ ORDER: Final = (
     ("started", "the program's process knows what it is"),
     ("output", "first output arrives"),
     ("eof", "all output has arrived"),
-    ("ended", "the program is reaped by process 1 of the box"),
-    ("exited", "process 1 is reaped: the box is dead"),
-    ("result", "the result is made; cgroups are removed"),
-    ("closed", "scratch is emptied"),
+    ("ended", "the program is reaped"),
+    ("result", "the result is made"),
+    ("exited", "behind the answer: process 1 of the box is reaped"),
+    ("closed", "behind the answer: cgroups and scratch are ready for another box"),
 )
 """Moments of a run, in order: the key of the stamp, and what has happened then."""
 
@@ -54,6 +55,7 @@ class Watch:
     def __enter__(self) -> Watch:
         self._between(runs.Run, "go", self._before_go)
         self._between(runs.Run, "heard", self._before_heard)
+        self._between(runs.Run, "ended", self._before_ended)
         self._between(runs.Run, "box_exited", self._before_exited)
         self._between(Pump, "_keep", lambda *_: self.mark("output"))
         self._between(Pump, "close", lambda *_: self.stamps.update(eof=time.monotonic_ns()))
@@ -78,12 +80,24 @@ class Watch:
         self.mark("told")
 
     def _before_heard(self, run: object, message: dict[str, Any], *_: Any) -> None:
-        if run is self._run and message["event"] in ("started", "ended"):
-            self.mark(message["event"], message["at_ns"])
+        if run is self._run and message["event"] == "started":
+            self.mark("started", message["at_ns"])
+
+    def _before_ended(self, run: object, message: dict[str, Any]) -> None:
+        if run is self._run:
+            self.mark("ended", message["at_ns"])
 
     def _before_exited(self, run: object, *_: Any) -> None:
         if run is self._run:
             self.mark("exited")
+
+
+async def settled(engine: Engine) -> None:
+    """Wait until nothing of a box that was left is still being taken away."""
+    driver = engine.driver
+    assert isinstance(driver, NamespacesDriver)
+    while driver.winding_up:
+        await asyncio.wait(set(driver.winding_up))
 
 
 async def one(engine: Engine, job: Job, watch: Watch) -> Stamps:
@@ -96,6 +110,7 @@ async def one(engine: Engine, job: Job, watch: Watch) -> Stamps:
         watch.mark("placed")
         await box.run(job.program)
         watch.mark("result")
+    await settled(engine)
     watch.mark("closed")
     return {name: at - begin for name, at in watch.stamps.items()}
 

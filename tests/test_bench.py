@@ -32,6 +32,7 @@ def results() -> dict[str, Any]:
         "measured": "never",
         "rows": [as_json(made) for made in rows],
         "steps": {"python": [step]},
+        "ends": [{"name": "a loop", "answered_ms": 3.0, "worst_ms": 4.0, "gone_ms": 5.0}],
         "idle": [{"kind": "python", "boxes": 4, "pss_mib": 6.9}],
     }
 

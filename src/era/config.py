@@ -377,6 +377,17 @@ def run_by_default() -> bool:
     return os.environ.get("AGENT_MODE", "").lower() in ("http", "server")
 
 
+_INSTALLERS: Final = re.compile(
+    r"(?i:npm_config_.*)|PIP_[A-Z_]+|GO[A-Z]+|(?:https?|no)_proxy|(?:HTTPS?|NO)_PROXY"
+    r"|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|NODE_EXTRA_CA_CERTS|HOME|XDG_CONFIG_HOME"
+)
+
+
+def installer_variables() -> dict[str, str]:
+    """What tells pip, npm and Go on this host where to fetch packages from."""
+    return {name: value for name, value in os.environ.items() if _INSTALLERS.fullmatch(name)}
+
+
 def client_settings() -> tuple[str, str]:
     """For commands that talk to a server: its address, and a key for it (or the empty string)."""
     url = os.environ.get("ERA_API_URL") or "http://127.0.0.1:8787"

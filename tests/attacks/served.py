@@ -194,11 +194,11 @@ class Served:
     def settled(self, *but: str) -> None:
         """Wait until the server holds what it held at rest, `but` for these; fail when it never does."""
         deadline = time.monotonic() + _GONE_SECONDS
-        while self._grown().keys() - but:
-            assert time.monotonic() < deadline, f"left behind: {self._grown()}"
+        while self.grown().keys() - but:
+            assert time.monotonic() < deadline, f"left behind: {self.grown()}"
             time.sleep(0.01)
 
-    def _grown(self) -> dict[str, Any]:
+    def grown(self) -> dict[str, Any]:
         """What differs from the state at rest: name -> (then, now)."""
         assert self._baseline is not None
         now = self._counted()

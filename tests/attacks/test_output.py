@@ -233,7 +233,7 @@ def test_a_client_that_leaves_a_run(server: Served, cancel: bool) -> None:
 def test_a_client_that_leaves_an_execution(server: Served) -> None:
     """30: it is cancelled; nobody could have its result."""
     with _alone(server, "/api/execute", code=SLOW.format(600), language="python"):
-        until(lambda: bool(server._grown()), "the run")
+        until(lambda: bool(server.grown()), "the run")
     server.settled()
 
 

@@ -16,6 +16,10 @@ from tests.sessions.conftest import contents
 
 pytestmark = [pytest.mark.xdist_group("setups"), pytest.mark.timeout(600)]
 
+AHEAD_OR_ON_DEMAND = pytest.mark.parametrize(
+    "memory_mib", [None, 1500], ids=["made ahead", "made on demand"]
+)
+"""A box of other than the usual memory is never one that was made ahead."""
 NPM = ["ms@2.1.3", "chalk@5", "lodash@4.17.21"]
 USES = "console.log(ms('2h'), typeof chalk.red, _.chunk([1, 2, 3], 2).length)"
 USED = "7200000 function 2\n"
@@ -117,9 +121,48 @@ def test_go_modules(client: Api) -> None:
     assert client.run("go", GO)["stdout"] == "hello VERSION_1\n"
 
 
-@pytest.mark.parametrize("memory_mib", [None, 1500], ids=["made ahead", "made on demand"])
+EMBED = """package main
+
+import _ "embed"
+
+//go:embed {}
+var x string
+
+func main() {{ print(x) }}
+"""
+HOSTILE_GO = (
+    'package main\n\n// #include "/etc/shadow"\nimport "C"\n\nfunc main() {}\n',
+    'package main\n\n// #cgo LDFLAGS: -fplugin=/workspace/x.so\nimport "C"\n\nfunc main() {}\n',
+    "package main\n\nfunc f()\n\nfunc main() { f() }\n",
+    EMBED.format("/etc/passwd"),
+    EMBED.format("../etc/passwd"),
+    EMBED.format("link"),
+)
+TOOL = b'#!/bin/sh\nid -u > /workspace/told; exec "$@"\n'
+
+
+@AHEAD_OR_ON_DEMAND
+def test_compiling_reads_and_runs_nothing_of_others(client: Api, memory_mib: int | None) -> None:
+    """What the compiler is told to include or to run is refused, or happens in the box."""
+    session = f"compile-{memory_mib}"
+    limits = {"memory_mib": memory_mib} if memory_mib else {}
+    client.call("POST", "/api/sessions", id=session, language="go", **limits)
+    client.upload(session, "data.txt", b"data")
+    client.upload(session, "tool", TOOL)
+    command(client, session, "chmod 755 tool; ln -s /etc/passwd link")
+    for code in HOSTILE_GO:
+        result = client.call("POST", f"/api/sessions/{session}/run", code=code)
+        assert (result["exit_code"], result["stdout"]) == (1, ""), result
+        assert "root:" not in result["stderr"]
+    harmless = EMBED.format("data.txt")
+    hijacked = client.run(session, harmless, env={"GOFLAGS": "-toolexec=/workspace/tool"})
+    assert hijacked["stderr"] == "data"
+    assert client.download(session, "told") == b"1000\n"
+    assert client.run(session, harmless)["stderr"] == "data"
+
+
+@AHEAD_OR_ON_DEMAND
 def test_a_run_changes_no_layer(client: Api, server: WatchedServer, memory_mib: int | None) -> None:
-    """A box of other than the usual memory is never one that was made ahead."""
     session = f"layer-{memory_mib}"
     setup = {"pip": ["six==1.16.0"], "npm": ["ms@2.1.3"]}
     limits = {"memory_mib": memory_mib} if memory_mib else {}

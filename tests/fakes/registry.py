@@ -48,6 +48,8 @@ class Registry:
     files: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    guarded: dict[str, str] = field(default_factory=dict)
+    """By path: the `Authorization` without which it is not given."""
 
     @property
     def url(self) -> str:
@@ -175,7 +177,13 @@ def serving(host: str = "registry.test", address: str = "127.0.0.1") -> Iterator
             registry.asked.append(path)
             registry.headers.append(dict(self.headers.items()))
             body = registry.files.get(path)
-            self.send_response(404 if body is None else 200)
+            wanted = registry.guarded.get(path)
+            if wanted is not None and self.headers.get("Authorization") != wanted:
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", "Basic")
+                body = None
+            else:
+                self.send_response(404 if body is None else 200)
             kind = "text/html" if path.startswith("/pip/simple") else "application/octet-stream"
             self.send_header("Content-Type", "application/json" if path[:4] == "/npm" else kind)
             self.send_header("Content-Length", str(len(body or b"")))

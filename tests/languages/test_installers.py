@@ -19,10 +19,10 @@ from era.egress.gateway import Gateway
 from era.egress.policy import Address, EgressPolicy
 from era.languages import environment
 from era.languages.asked import parse_setup
+from era.languages.mirrors import Mirrors
 from era.languages.packages import (
     LAYER_GO_CACHE,
     NODE_LOCK,
-    Mirrors,
     Step,
     steps,
     wants_scripts,
@@ -113,6 +113,7 @@ async def install(
         pip_index_url=f"{at}/pip/simple",
         npm_registry=f"{at}/npm/",
         goproxy=f"{at}/go",
+        go={"GOSUMDB": "off"},
     )
     box_spec = BoxSpec(
         limits=LIMITS,

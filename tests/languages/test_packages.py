@@ -18,9 +18,9 @@ from era.languages.asked import (
     MAX_PACKAGES,
     parse_setup,
 )
+from era.languages.mirrors import Mirrors
 from era.languages.packages import (
     INSTALLER_CACHE,
-    Mirrors,
     Step,
     recipe_key,
     steps,

@@ -82,7 +82,7 @@ class Unmasked(NamespacesDriver):
 async def warm_up(driver: NamespacesDriver, name: str = "python") -> None:
     """Wait until a box made ahead is there."""
     for _ in range(3000):
-        if driver._pool._shelves[name].waiting:
+        if driver.pool._shelves[name].waiting:
             return
         await asyncio.sleep(0.01)
     raise AssertionError("no box was made ahead")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -73,6 +74,12 @@ def launcher_processes(driver: NamespacesDriver) -> tuple[Process, Process]:
     return outer, inner
 
 
+async def settled(driver: NamespacesDriver) -> None:
+    """Wait until nothing of a box that was left is still being taken away."""
+    while driver.winding_up:
+        await asyncio.wait(set(driver.winding_up))
+
+
 def _read(path: str) -> str:
     with suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
         return file.read()
@@ -110,6 +117,11 @@ def groups_of(pid: int) -> list[str]:
     return found
 
 
+def processes_in(group: str) -> list[int]:
+    """Processes of a cgroup directory."""
+    return list(map(int, _read(f"{group}/cgroup.procs").split()))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
     """What a driver holds.  Two counts of an idle driver must be equal."""
@@ -134,17 +146,20 @@ def _links(directory: str) -> list[str]:
 
 def count(driver: NamespacesDriver, directory: str) -> Census:
     """Count what `driver`, at work below `directory`, holds now; but for the launcher's user
-    namespaces, which it keeps for the next boxes."""
+    namespaces and for cgroups, which are kept for the next boxes."""
     _, inner = launcher_processes(driver)
     children = inner.family()
+    kept = getattr(driver._cgroups, "_kept", [])
+    kept_fds = sum(len(group.join_fds) + 1 for group in kept)
+    kept_groups = {path for group in kept for path in group._paths.values()}
     return Census(
-        server_fds=len(os.listdir("/proc/self/fd")),
+        server_fds=len(os.listdir("/proc/self/fd")) - kept_fds,
         server_children=len(Process(os.getpid(), "").children()),
         launcher_fds=len([to for to in _links(f"/proc/{inner.pid}/fd") if "user:" not in to]),
         launcher_children=len(children),
         mounts=len(_read(f"/proc/{inner.pid}/mountinfo").splitlines()),
         loops=len(loops_naming(directory)),
-        groups=len(groups_of(os.getpid())),
+        groups=len(set(groups_of(os.getpid())) - kept_groups),
         networks=len({network_of(one.pid) for one in (inner, *children)} - {""}),
     )
 

@@ -271,3 +271,14 @@ USE = {
     "pipes": "print(fcntl.fcntl(os.pipe()[0], 1031, 1 << 20) == 1 << 20)",
 }
 IMPORTS = "import ctypes, fcntl, os, socket, sys, time\nlibc = ctypes.CDLL(None)\n"
+MOUNT_POINTS = """
+import os, shutil
+def outcome(act):
+    try: act()
+    except OSError: return "no"
+    return "done"
+for path in ("/workspace", "/tmp", "/home/era", "/dev/shm", "/proc/sys"):
+    print(outcome(lambda: os.rmdir(path)), outcome(lambda: os.rename(path, path + "x")), end=" ")
+shutil.rmtree("/workspace", ignore_errors=True)
+print(os.path.isdir("/workspace"))
+"""

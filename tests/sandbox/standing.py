@@ -33,7 +33,7 @@ class Standing(NamespacesDriver):
     @property
     def waiting(self) -> int:
         """How many boxes wait."""
-        return sum(len(shelf.waiting) for shelf in self._pool._shelves.values())
+        return sum(len(shelf.waiting) for shelf in self.pool._shelves.values())
 
     def is_warm(self, box: Box, program: Program) -> bool:
         """Whether `program`, run next in `box`, is run by a Python that stands ready."""
@@ -55,6 +55,11 @@ class Standing(NamespacesDriver):
         launcher = self._launcher
         assert launcher is not None
         await asyncio.wait([launcher.lost], timeout=60)
+
+    async def quiet(self) -> None:
+        """Wait until nothing of a box that was left is still being taken away."""
+        while self.winding_up:
+            await asyncio.wait(set(self.winding_up))
 
     async def fill(self, count: int = 1) -> None:
         """Wait until `count` boxes wait."""

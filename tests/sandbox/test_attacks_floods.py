@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from era.sandbox.namespaces.driver import NamespacesDriver
 from tests.contracts.driver import shell
-from tests.sandbox.attack import ROOT, TOOLS, attack
+from tests.sandbox.attack import ROOT, SMALL, TOOLS, attack, needs_cgroups
 from tests.sandbox.boxes import namespaces_driver
 
 
@@ -59,3 +60,19 @@ while True: pass
     if not driver.unenforced:
         assert ended.usage.cpu_ms is not None
         assert ended.usage.cpu_ms * 1e6 < 1.5 * ended.duration_ns  # one CPU's worth
+
+
+@needs_cgroups
+@pytest.mark.anyio
+async def test_more_cpu_is_used_where_more_is_allowed(driver: NamespacesDriver) -> None:
+    """The mirror of the limit, at a share that a loaded host grants too."""
+    share = 0.1
+    used = []
+    for cpus in (share, 2.0):
+        spec = replace(SMALL, limits=replace(SMALL.limits, cpus=cpus))
+        ended = await attack(
+            driver, "while True: pass", spec, timeout_seconds=1.5, grace_seconds=0.1
+        )
+        assert ended.usage.cpu_ms is not None
+        used.append(ended.usage.cpu_ms * 1e6 / ended.duration_ns)
+    assert used[0] < 2 * share < used[1]

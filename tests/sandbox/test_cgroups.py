@@ -8,6 +8,10 @@ limits themselves are tested from inside a box, on whatever the host has.
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +19,7 @@ import pytest
 from era.sandbox.base import Limits
 from era.sandbox.namespaces.cgroups import detect
 from era.sandbox.namespaces.cgroups.none import NoCgroups
-from era.sandbox.namespaces.cgroups.v1 import CgroupsV1, remove_service
+from era.sandbox.namespaces.cgroups.v1 import CgroupsV1, GroupV1, remove_service
 from era.sandbox.namespaces.cgroups.v2 import CgroupsV2, GroupV2
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make groups here")
@@ -63,7 +67,7 @@ def test_v2_writes_every_limit(group_tree: str) -> None:
     assert text(f"{home}/box-1/memory.max") == str(1 << 20)
     assert text(f"{home}/box-1/memory.swap.max") == "0"
     assert text(f"{home}/box-1/memory.oom.group") == "1"
-    assert text(f"{home}/box-1/pids.max") == "9"
+    assert text(f"{home}/box-1/pids.max") == "10"  # and process 1
     assert text(f"{home}/box-1/cpu.max") == "150000 100000"
     assert text(f"{home}/cgroup.subtree_control") == "+cpu +memory +pids"
     assert text(f"{group_tree}/cgroup.subtree_control") == "+cpu +memory +pids"
@@ -77,6 +81,7 @@ def test_v2_reads_usage(tmp_path_factory: pytest.TempPathFactory) -> None:
     group = GroupV2.__new__(GroupV2)
     group._path = path
     group._cpu_before_ns = 0
+    group._peak_fd = -1
     figures = {
         "cpu.stat": "usage_usec 1234\nuser_usec 1000\n",
         "memory.events": "low 0\noom 3\noom_kill 2\n",
@@ -88,22 +93,100 @@ def test_v2_reads_usage(tmp_path_factory: pytest.TempPathFactory) -> None:
     assert (reading.cpu_ns, reading.peak_memory_bytes, reading.oom_kills) == (1_234_000, 4096, 2)
 
 
-@needs_root
-def test_v1_groups_come_and_go() -> None:
+SMALL = Limits(memory_bytes=64 << 20, cpus=0.5, pids=5)
+
+
+@pytest.fixture
+def v1() -> Iterator[CgroupsV1]:
+    if os.geteuid() != 0:
+        pytest.skip("only root may make groups here")
     parents = detect.find_v1()
     assert parents is not None, "this test needs the cgroup v1 hierarchies of a root service"
-    service = detect.service_name()
-    cgroups = CgroupsV1(parents, service)
+    cgroups = CgroupsV1(parents, detect.service_name())
+    yield cgroups
+    cgroups.close()
+    assert not any(os.path.exists(home) for home in cgroups._homes.values())
+
+
+def run_in(group: GroupV1, code: str) -> None:
+    """Run Python `code` in the group, waited for; however it ends."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for fd in group.join_fds:
+                os.write(fd, b"0")
+            exec(code)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def test_v1_limits_are_written_and_a_new_group_has_used_nothing(v1: CgroupsV1) -> None:
+    group = v1.create("box-1", SMALL)
+    memory = f"{v1._homes['memory']}/box-1"
+    assert text(f"{memory}/memory.limit_in_bytes").strip() == str(64 << 20)
+    assert text(f"{v1._homes['pids']}/box-1/pids.max").strip() == "6"  # and process 1
+    reading = group.read()
+    assert (reading.cpu_ns, reading.oom_kills) == (0, 0)
+    assert group.alone()
+
+
+def test_v1_a_group_serves_again_with_other_limits_and_nothing_used(v1: CgroupsV1) -> None:
+    group = v1.create("box-1", SMALL)
+    run_in(group, "sum(range(10**6)); bytearray(8 << 20)")
+    assert group.read().cpu_ns
+    assert group.remove()
+    again = v1.create("box-2", replace(SMALL, memory_bytes=48 << 20, pids=9))
+    assert again is group
+    reading = again.read()
+    assert reading.cpu_ns == 0
+    assert reading.peak_memory_bytes is not None
+    assert reading.peak_memory_bytes < 1 << 20
+    paths = {name: f"{home}/box-1" for name, home in v1._homes.items()}
+    assert text(f"{paths['memory']}/memory.limit_in_bytes").strip() == str(48 << 20)
+    assert text(f"{paths['pids']}/pids.max").strip() == "10"
+
+
+def test_v1_a_group_that_was_freed_of_its_cpu_limit_has_it_again(v1: CgroupsV1) -> None:
+    group = v1.create("box-1", SMALL)
+    group.unbind()
+    quota = f"{v1._homes['cpu']}/box-1/cpu.cfs_quota_us"
+    assert text(quota).strip() == "-1"
+    group.remove()
+    v1.create("box-1", SMALL)
+    assert text(quota).strip() == "50000"
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["bytearray(128 << 20)", "open('/dev/shm/era-kept', 'wb').write(bytes(4 << 20))"],
+    ids=["killed at its limit", "memory is left"],
+)
+def test_v1_a_group_that_is_not_as_new_does_not_serve_again(v1: CgroupsV1, code: str) -> None:
+    group = v1.create("box-1", SMALL)
+    home = f"{v1._homes['memory']}/box-1"
     try:
-        group = cgroups.create("box-1", Limits(memory_bytes=32 << 20, cpus=0.5, pids=5))
-        home = f"{parents['memory']}/{service}/box-1"
-        assert text(f"{home}/memory.limit_in_bytes").strip() == str(32 << 20)
-        reading = group.read()
-        assert (reading.cpu_ns, reading.oom_kills) == (0, 0)
+        run_in(group, code)
         group.remove()
+        assert v1.create("box-2", SMALL) is not group
         assert not os.path.exists(home)
     finally:
-        cgroups.close()
+        with suppress(FileNotFoundError):
+            os.unlink("/dev/shm/era-kept")
+
+
+def test_v1_a_group_with_a_process_does_not_go_yet(v1: CgroupsV1) -> None:
+    group = v1.create("box-1", SMALL)
+    sleeper = subprocess.Popen(["/bin/sleep", "60"])
+    try:
+        for path in group._paths.values():
+            Path(path, "cgroup.procs").write_text(str(sleeper.pid))
+        assert group.alone()  # one process is no more than process 1
+        assert not group.remove()
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    assert group.remove()
 
 
 @needs_root

@@ -27,6 +27,7 @@ from tests.sandbox.census import (
     loops_naming,
     mounts_naming,
     network_of,
+    settled,
     until,
 )
 
@@ -97,6 +98,7 @@ async def test_a_run_fails_when_the_launcher_dies_and_the_next_box_works(
             await run
         assert caught.value.code == "execution_failed"
         assert str(tmp_path) not in str(caught.value.body())
+    await settled(driver)
     until(lambda: not any(one.alive for one in family), "the end of every process")
     until(lambda: not loops_naming(str(tmp_path)), "the end of every loop device")
     async with driver.box(SMALL) as box:
@@ -123,7 +125,7 @@ async def test_process_1_of_a_box_killed_from_outside_is_no_success(
     async with driver.box(SMALL) as box:
         run = asyncio.create_task(box.run(shell(TOOLS, "echo up; sleep 600"), watch))
         await watch.came.wait()
-        (first,) = inner.children()
+        first, _program = inner.children()
         os.kill(first.pid, signal.SIGKILL)
         with pytest.raises(InternalError):
             await run
@@ -134,15 +136,18 @@ async def _cycle(driver: NamespacesDriver) -> None:
     async with driver.box(SMALL) as box:
         place(box, "entry", b"some file\n")
         assert await output_of(box, shell(TOOLS, "cat entry; echo x > made")) == "some file\n"
+    await settled(driver)
 
 
 @pytest.mark.anyio
 async def test_boxes_leave_nothing(driver: NamespacesDriver, tmp_path: Path) -> None:
     await _cycle(driver)
+    await settled(driver)
     before = count(driver, str(tmp_path))
     assert before.launcher_children == 0
     for _ in range(CYCLES):
         await _cycle(driver)
+    await settled(driver)
     assert count(driver, str(tmp_path)) == before
     assert os.listdir(tmp_path / "images") == []
 
@@ -150,6 +155,7 @@ async def test_boxes_leave_nothing(driver: NamespacesDriver, tmp_path: Path) -> 
 @pytest.mark.anyio
 async def test_the_count_sees_an_open_box(driver: NamespacesDriver, tmp_path: Path) -> None:
     await _cycle(driver)
+    await settled(driver)
     idle = count(driver, str(tmp_path))
     watch = Watch(b"up\n")
     async with driver.box(SMALL) as box, driver.box(SMALL):
@@ -170,6 +176,7 @@ async def test_boxes_that_nobody_waited_for_leave_nothing(
 ) -> None:
     """Tasks are cancelled at every stage of opening and running a box."""
     await asyncio.gather(*(_cycle(driver) for _ in range(12)))
+    await settled(driver)
     before = count(driver, str(tmp_path))
     for turns in range(30):
         tasks = [asyncio.create_task(_cycle(driver)) for _ in range(3)]
@@ -179,6 +186,8 @@ async def test_boxes_that_nobody_waited_for_leave_nothing(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await _cycle(driver)  # the launcher has heard of all of them
+    await settled(driver)
     until(lambda: count(driver, str(tmp_path)).launcher_children == 0, "the last cleaners")
     await _cycle(driver)
+    await settled(driver)
     assert count(driver, str(tmp_path)) == before

@@ -55,7 +55,7 @@ exec(compile(open(sys.argv.pop(1)).read(), "probe.py", "exec"))
 
 
 @contextmanager
-def _bait() -> Iterator[dict[str, Any]]:
+def baited() -> Iterator[dict[str, Any]]:
     """Things on the host that a box must not reach."""
     libc = ctypes.CDLL(None, use_errno=True)
     key = 0x45524100 + os.getpid() % 0x100
@@ -74,7 +74,7 @@ def _bait() -> Iterator[dict[str, Any]]:
         libc.shmctl(segment, 0, None)
 
 
-def _outside(bait: Mapping[str, Any]) -> Facts:
+def outside(bait: Mapping[str, Any]) -> Facts:
     with open(os.devnull) as extra:
         done = subprocess.run(
             [PYTHON, "-c", OUTSIDE, str(PROBE), json.dumps(bait)],
@@ -126,7 +126,7 @@ async def seen(driver: NamespacesDriver) -> dict[str, Facts]:
         "warm": BoxSpec(limits=SPEC.limits, interpreter="python"),
     }
     found: dict[str, Facts] = {}
-    with _bait() as bait:
+    with baited() as bait:
         for name, spec in specs.items():
             for shelf in ("python", ANY):
                 await warm_up(driver, shelf)
@@ -135,7 +135,7 @@ async def seen(driver: NamespacesDriver) -> dict[str, Facts]:
                 way = "cold" if prepared is None else prepared.warm.readiness.value
                 assert way == {"ready": "box", "warm": "standing"}.get(name, name)
                 found[name] = await _inside(box, bait)
-        return found | {"outside": await asyncio.to_thread(_outside, bait)}
+        return found | {"outside": await asyncio.to_thread(outside, bait)}
 
 
 def no_capabilities(facts: Facts) -> bool:
@@ -330,7 +330,7 @@ def _pipe_number(listing: str, fd: int) -> str:
 async def test_without_the_masks_the_host_shows(tmp_path: Path, anyio_backend: str) -> None:
     """The mirror of the masks alone: the same box, but with all of /proc."""
     async with namespaces_driver(str(tmp_path), on_disk=False, kind=Unmasked) as driver:
-        with _bait() as bait:
+        with baited() as bait:
             async with driver.box(SPEC) as box:
                 facts = await _inside(box, bait)
     assert "/proc/cmdline" in facts["secrets"]

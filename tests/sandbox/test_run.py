@@ -38,11 +38,11 @@ async def test_a_program_that_ended_in_time_is_no_timeout_however_long_its_box_t
     None
 ):
     run = started(0.05)
-    run.heard({"event": "ended", "status": 0, "at_ns": 1000}, [])
+    run.heard({"event": "ended", "status": 0, "at_ns": 1000, "cpu_ns": 0}, [])
     ending = asyncio.create_task(run.until_end(asyncio.Event()))
     await asyncio.sleep(0.2)  # the deadline has passed, and the box is not reaped yet
     assert not ending.done()
-    run.box_exited(0)
+    run.box_exited()
     await ending
     ended = await run.result(())
     assert (ended.exit_code, ended.timed_out, ended.duration_ns) == (0, False, 1000)

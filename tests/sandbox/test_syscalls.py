@@ -228,7 +228,7 @@ def _samples(name: str) -> Iterator[list[int]]:
         yield arguments
 
 
-def test_another_compiler_agrees() -> None:
+def test_another_compileragrees() -> None:
     other = _by_seccompy()
     assert other != PROGRAM
     for number in range(LAST + 40):
@@ -260,7 +260,7 @@ async def _sweep(driver: NamespacesDriver, first: int, last: int, kind: str) -> 
     return {int(number): outcome for number, outcome in told.items()}
 
 
-def _agrees(verdict: str, outcome: object) -> bool:
+def agrees(verdict: str, outcome: object) -> bool:
     """Whether a call with this verdict can have had this outcome."""
     if verdict == "killed":
         return outcome == "SIGSYS"
@@ -277,7 +277,7 @@ async def test_every_call_in_a_box(driver: NamespacesDriver) -> None:
     wrong = {
         number: (table[str(number)], outcome)
         for number, outcome in outcomes.items()
-        if number not in PAST_EVERY_FILTER and not _agrees(table[str(number)][1], outcome)
+        if number not in PAST_EVERY_FILTER and not agrees(table[str(number)][1], outcome)
     }
     if isinstance(driver, Unfiltered):
         # The kernel refuses by itself what needs a capability; these it would have answered.

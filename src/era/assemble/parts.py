@@ -7,12 +7,12 @@ import os
 import time
 from typing import Final
 
+from era.assemble import mirrors
 from era.assemble.statedir import StartError
 from era.config import Settings
 from era.egress.host_addresses import HostAddresses
 from era.egress.policy import AddressRange, EgressPolicy, HostRule
 from era.languages import environment
-from era.languages.packages import Mirrors
 from era.languages.table import PYTHON_AHEAD, PYTHON_ENTRY, Tools, ahead_commands
 from era.models import Network
 from era.sandbox.base import Limits, Readiness, Warm
@@ -79,16 +79,7 @@ def _setup_limits(settings: Settings) -> SetupLimits:
         scratch_bytes=2 * settings.layer_max_bytes,
         layer_max_age_seconds=settings.layer_max_age,
         network=Network(settings.setup_network),
-        mirrors=mirrors(settings),
-    )
-
-
-def mirrors(settings: Settings) -> Mirrors:
-    """Where installers fetch packages from."""
-    return Mirrors(
-        pip_index_url=settings.pip_index_url,
-        npm_registry=settings.npm_registry,
-        goproxy=settings.goproxy,
+        mirrors=mirrors.find(settings).mirrors,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from era.assemble import mirrors
 from era.config import Settings
 from era.egress.hosts import Installers, RegistryHosts, registry_hosts
 from era.languages.table import Tools
@@ -12,11 +13,9 @@ from era.runtimes import Runtimes
 
 def find(settings: Settings, runtimes: Runtimes) -> RegistryHosts:
     """The allow-list.  Blocks for about half a second: each installer is started once."""
-    named = (settings.pip_index_url, settings.npm_registry, settings.goproxy)
-    mirrors = [text for text in named if text]
     return registry_hosts(
         _installers(runtimes),
-        mirrors=mirrors,
+        mirrors=mirrors.hosts(settings),
         extra=settings.deno_import_hosts,
     )
 

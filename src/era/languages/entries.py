@@ -40,7 +40,12 @@ _NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _VERSION: Final = r"(?:===|~=|==|!=|<=|>=|<|>)[ \t]*[A-Za-z0-9.*+!_-]+"
 _VERSIONS: Final = rf"{_VERSION}(?:[ \t]*,[ \t]*{_VERSION})*(?:[ \t]*,)?"
 _QUOTED: Final = r"'[^'\\]*'|\"[^\"\\]*\""
-_MARKER: Final = rf"(?:[ \t]*(?:{_QUOTED}|[a-z_.]+|===|[<>=!~]=|[<>]|[()]))+"
+_MARKER_WORDS: Final = (
+    r"(?:python_version|python_full_version|os[_.]name|sys[_.]platform|platform_release|platform_system"
+    r"|platform[_.]version|platform[_.]machine|(?:platform[_.])?python_implementation"
+    r"|implementation_name|implementation_version|extras?|dependency_groups|and|or|in|not)(?![a-z_.])"
+)
+_MARKER: Final = rf"(?:[ \t]*(?:{_QUOTED}|{_MARKER_WORDS}|===|[<>=!~]=|[<>]|[()]))+"
 _URL: Final = r"(?:git\+)?https://[A-Za-z0-9._~:/?#\[\]@!$&'()*+,=%^-]+"
 _HOST: Final = re.compile(
     r"(?:[^@\s]*@)?(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9a-fA-F:.]+\])(?::\d{1,5})?"

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final
 
 from era import jsontext, layout
 from era.languages import environment, scripts
+from era.languages.mirrors import Mirrors
 from era.languages.table import Launch, Tools
 from era.models import SetupSpec
 
@@ -57,19 +58,6 @@ _ERRORS: Final = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mirrors:
-    """Where packages come from; None is the ecosystem's own default.
-
-    `env` is for the installers only, such as the paths of certificates inside the box.
-    """
-
-    pip_index_url: str | None = None
-    npm_registry: str | None = None
-    goproxy: str | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One step of a setup: `files` (path below the layer's root to content) come first, then `argv`.
 
@@ -94,13 +82,17 @@ def steps(
     """The steps of a setup in their order: pip, npm, go, then each command.
 
     With `direct` the package steps run no code of a package, and fail where they would have to.
+    They alone are given the credentials of mirrors.
     """
-    env = _environment(mirrors)
+    public = mirrors.public()
+    env = _environment(mirrors if direct else public)
+    files = _files(mirrors if direct else public)
     found = [
-        _pip_step(spec, tools, mirrors, env, direct=direct),
-        _npm_step(spec, tools, mirrors, env, direct=direct),
+        _pip_step(spec, tools, mirrors if direct else public, env, direct=direct),
+        _npm_step(spec, tools, mirrors if direct else public, env, direct=direct),
         _go_step(spec, tools, env),
     ]
+    env = _environment(public)
     commands = [
         Step(
             kind="commands",
@@ -108,12 +100,14 @@ def steps(
             argv=(tools.bash, "-c", command),
             env=env,
             error=_ERRORS["commands"],
+            files=_files(public) if index == 0 else {},
             command=command,
             uses_go_cache=True,
         )
-        for command in spec.commands
+        for index, command in enumerate(spec.commands)
     ]
-    return (*(step for step in found if step is not None), *commands)
+    packages = (replace(step, files={**files, **step.files}) for step in found if step is not None)
+    return (*packages, *commands)
 
 
 def may_be_direct(spec: SetupSpec) -> bool:
@@ -133,6 +127,24 @@ def wants_scripts(lock: bytes) -> bool:
         return any(entry.get("hasInstallScript") for entry in entries)
     except (jsontext.JsonTextError, UnicodeDecodeError, KeyError, AttributeError, TypeError):
         return True
+
+
+_NPMRC: Final = f"{LAYER_CACHE}/npmrc"
+_CERTIFICATES: Final = f"{LAYER_CACHE}/certificates.pem"
+_CERTIFICATE_NAMES: Final = (
+    *("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "PIP_CERT", "CURL_CA_BUNDLE"),
+    *("GIT_SSL_CAINFO", "DENO_CERT"),
+)
+
+
+def _files(mirrors: Mirrors) -> dict[str, bytes]:
+    """Files that `_environment` speaks of."""
+    files = {}
+    if mirrors.npmrc:
+        files[_NPMRC] = "".join(f"{line}\n" for line in mirrors.npmrc).encode()
+    if mirrors.certificates:
+        files[_CERTIFICATES] = mirrors.certificates
+    return files
 
 
 def _environment(mirrors: Mirrors) -> dict[str, str]:
@@ -159,11 +171,23 @@ def _environment(mirrors: Mirrors) -> dict[str, str]:
             "UV_DEFAULT_INDEX": mirrors.pip_index_url,
             "PIP_INDEX_URL": mirrors.pip_index_url,
         }
+    if mirrors.pip_extra_index_urls:
+        more = " ".join(mirrors.pip_extra_index_urls)
+        # As pip does it: the newest of all indexes.
+        online |= {"UV_INDEX": more, "UV_INDEX_STRATEGY": "unsafe-best-match"}
+        online |= {"PIP_EXTRA_INDEX_URL": more}
+    if mirrors.pip_trusted_hosts:
+        trusted = " ".join(mirrors.pip_trusted_hosts)
+        online |= {"UV_INSECURE_HOST": trusted, "PIP_TRUSTED_HOST": trusted}
     if mirrors.npm_registry:
         online |= {"npm_config_registry": mirrors.npm_registry}
+    if mirrors.npmrc:
+        online |= {"npm_config_userconfig": f"{layout.LAYER}/{_NPMRC}"}
     if mirrors.goproxy:
-        # A mirror answers for the checksums too, or has no way to: the operator vouches for it.
-        online |= {"GOPROXY": mirrors.goproxy, "GOSUMDB": "off"}
+        online |= {"GOPROXY": mirrors.goproxy}
+    online |= mirrors.go
+    if mirrors.certificates:
+        online |= dict.fromkeys(_CERTIFICATE_NAMES, f"{layout.LAYER}/{_CERTIFICATES}")
     return {**env, **online, **mirrors.env}
 
 

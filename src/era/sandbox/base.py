@@ -10,7 +10,8 @@ What holds, on every driver (`tests/contracts/driver.py`):
   the cancel that ended it.  None of these is ever reported as success.
 * `run` returns when the main process has ended, its output is complete and every other process of
   the box is dead.  A child that holds the pipes open delays nothing.
-* Leaving the context removes everything: processes, mounts, cgroups, scratch.  So does the death
+* Leaving the context removes everything, behind the answer and without being asked again:
+  processes, mounts, cgroups, scratch; `close` waits for what is still going on.  So does the death
   of the server or of the driver's helper, at any moment.
 * What a host cannot enforce is named in `unenforced` and never silently ignored.
 """

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
+
+INSIDE_UID = 1000
+INSIDE_GID = 1000
+"""What the user and the group of every box are called within it."""
 
 
 def _tuples(value: Any) -> Any:
@@ -80,8 +85,8 @@ class Plan:
     binds: tuple[BindMount, ...] = ()
     shm_bytes: int = 64 << 20
     hostname: str = "era"
-    inside_uid: int = 1000
-    inside_gid: int = 1000
+    inside_uid: int = INSIDE_UID
+    inside_gid: int = INSIDE_GID
     rlimits: tuple[tuple[str, int], ...] = ()
     masked: tuple[str, ...] = ()
     """Files and directories of the box's /proc that are covered."""
@@ -95,7 +100,15 @@ class Plan:
 
 def encode(value: Plan | Start | Foundation) -> bytes:
     """The plan as bytes: JSON, ASCII only, so that any string passes unchanged."""
+    return _encode_plan(value) if isinstance(value, Plan) else _encode(value)
+
+
+def _encode(value: Plan | Start | Foundation) -> bytes:
     return json.dumps(asdict(value), separators=(",", ":")).encode("ascii")
+
+
+_encode_plan = lru_cache(maxsize=64)(_encode)
+"""Most boxes have one of a few plans."""
 
 
 def _build(cls: Any, raw: dict[str, Any], nested: dict[str, Any]) -> Any:
@@ -112,6 +125,7 @@ def _build(cls: Any, raw: dict[str, Any], nested: dict[str, Any]) -> Any:
     return cls(**values)
 
 
+@lru_cache(maxsize=64)
 def decode_plan(data: bytes) -> Plan:
     """The plan that `encode` wrote; ValueError or TypeError for anything else."""
     raw = json.loads(data)

@@ -42,7 +42,11 @@ _TAR: Final = "/usr/bin/tar"
 _FIND: Final = "/usr/bin/find"
 _BLOCKS: Final = "--blocking-factor=512"
 _ENV: Final = {"PATH": f"{layout.BIN}:/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
-_OWNERLESS: Final = ("--create", "--format=pax", "--numeric-owner", "--owner=0", "--group=0")
+_OWNERLESS: Final = (
+    *("--create", "--format=pax", "--numeric-owner", "--owner=0", "--group=0", "--mode=ug-s"),
+)
+"""Without owners, and without the bits that would give an owner's rights: a layer becomes files of the
+host."""
 _EXTRACT: Final = (
     *(_TAR, "--extract", _BLOCKS, "--ignore-zeros", "--no-same-owner", "--same-permissions"),
     *("--delay-directory-restore", f"--directory={SHOWN}"),

@@ -158,6 +158,7 @@ class Attempt:
             environment=self._environment,
             deadline=self._deadline,
             layer_bytes=limits.layer_bytes,
+            secrets=limits.mirrors.secrets,
         )
 
     def _direct(self) -> tuple[Step, ...]:

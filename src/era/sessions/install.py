@@ -47,9 +47,10 @@ class StepFailedError(Exception):
 
 
 class Tail:
-    """The last of what the steps of a setup wrote."""
+    """The last of what the steps of a setup wrote, `secrets` made unreadable."""
 
-    def __init__(self) -> None:
+    def __init__(self, secrets: Sequence[str] = ()) -> None:
+        self._secrets = tuple(secrets)
         self._kept = {"stdout": bytearray(), "stderr": bytearray()}
         self.last_line = ""
 
@@ -60,16 +61,21 @@ class Tail:
         if len(kept) > 2 * OUTPUT_BYTES:
             del kept[:-OUTPUT_BYTES]
         text = chunk[-4 * _LINE_CHARACTERS :].decode("utf-8", "replace")
-        line = text.replace("\r", "\n").strip().rpartition("\n")[2]
+        line = self._masked(text.replace("\r", "\n").strip().rpartition("\n")[2])
         self.last_line = line[:_LINE_CHARACTERS] or self.last_line
 
     def texts(self) -> tuple[str, str]:
         """Both streams as text."""
         out, err = (
-            bytes(self._kept[name][-OUTPUT_BYTES:]).decode("utf-8", "replace")
+            self._masked(bytes(self._kept[name][-OUTPUT_BYTES:]).decode("utf-8", "replace"))
             for name in ("stdout", "stderr")
         )
         return out, err
+
+    def _masked(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
     def clear(self) -> None:
         """Forget everything."""
@@ -79,7 +85,7 @@ class Tail:
 
     def copy(self) -> Tail:
         """The same so far, going its own way from now on."""
-        other = Tail()
+        other = Tail(self._secrets)
         for name, kept in self._kept.items():
             other._kept[name] += kept
         return other
@@ -153,6 +159,8 @@ class Work:
     environment: Callable[[Step], Mapping[str, str]]
     deadline: float | None
     layer_bytes: int
+    secrets: tuple[str, ...] = ()
+    """What nobody may read in the output of the steps."""
 
 
 class _CodeWantedError(Exception):

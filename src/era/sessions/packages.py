@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from era.sessions.install import Installer, Reporter, Work
+from era.sessions.install import Installer, Reporter, Tail, Work
 from era.sessions.layers import LayerLostError, Layers
 from era.sessions.parts import Parts
 from era.storage.base import LayerRecord
@@ -63,7 +63,11 @@ class PackageLayers:
         """Start to install the recipe by `work`, unless that is under way; its reporter."""
         shared = self._shared.get(recipe)
         if shared is None:
-            reporter = Reporter(records=self._parts.records, clock=self._parts.clock)
+            reporter = Reporter(
+                records=self._parts.records,
+                clock=self._parts.clock,
+                tail=Tail(work.secrets),
+            )
             key = self._key(recipe, 0)
             task = asyncio.create_task(self.stored(key, work, reporter))
             shared = self._shared[recipe] = _Shared(task=task, reporter=reporter)

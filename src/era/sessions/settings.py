@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from era.languages.packages import Mirrors
+from era.languages.mirrors import Mirrors
 from era.models import Network
 from era.storage.base import Quota
 

@@ -11,8 +11,8 @@ import asyncio
 import errno
 import itertools
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -116,8 +116,9 @@ class NamespacesDriver:
         self._closed: dict[int, asyncio.Future[None]] = {}
         self._runs: dict[int, Run] = {}
         self._ready: dict[int, Prepared] = {}
+        self.winding_up: set[asyncio.Task[None]] = set()
         self._ready_spec = BoxSpec(limits=limits or Limits())
-        self._pool = Pool(
+        self.pool = Pool(
             warm,
             make=self._make_ready,
             discard=self._discard,
@@ -144,17 +145,19 @@ class NamespacesDriver:
     async def start(self) -> None:
         """See `Driver`."""
         await self._ensure_launcher()
-        self._pool.open()
+        self.pool.open()
 
     async def close(self) -> None:
         """See `Driver`."""
-        await self._pool.close()
+        await self.pool.close()
         if self._launcher is not None:
             await self._launcher.close()
             self._fail_everything()
         for prepared in list(self._ready.values()):
-            await self.end_unused(prepared)
+            await prepared.run.finish()
             os.close(prepared.workspace_fd)
+        if self.winding_up:
+            await asyncio.wait(set(self.winding_up))
         with suppress(OSError):  # a group that is still busy is swept at the next start
             self._cgroups.close()
 
@@ -166,21 +169,40 @@ class NamespacesDriver:
     async def _box(self, spec: BoxSpec) -> AsyncIterator[Box]:
         if _egress_wanted(spec) and self._egress is None:
             raise UnavailableError(message=f"network policy {spec.network} is not available here")
+        try:
+            box = await self._open(spec)
+        except LauncherLost:
+            box = await self._open(spec)  # of a new launcher
+        try:
+            yield box
+        finally:
+            self._behind(self._end_box(box))
+
+    async def _open(self, spec: BoxSpec) -> _NamespacesBox:
         launcher = await self._ensure_launcher()
         prepared = self._take(spec)
         if prepared is None:
             number = next(self._numbers)
             workspace_fd = await self._open_box(launcher, number, spec)
         else:
-            number, workspace_fd = prepared.number, prepared.workspace_fd
-        box = _NamespacesBox(self, launcher, number, spec, workspace_fd, prepared)
-        try:
-            yield box
-        finally:
-            if box.prepared is not None:
-                await asyncio.shield(self.end_unused(box.prepared))
-            os.close(workspace_fd)
-            await asyncio.shield(self._close_box(launcher, number))
+            launcher, number = prepared.launcher, prepared.number
+            workspace_fd = prepared.workspace_fd
+        return _NamespacesBox(self, launcher, number, spec, workspace_fd, prepared)
+
+    def _behind(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Have it done behind the answer; `close` waits for it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.winding_up.add(task)
+        task.add_done_callback(self.winding_up.discard)
+        return task
+
+    async def _end_box(self, box: _NamespacesBox) -> None:
+        """Everything that is left of a box goes."""
+        if box.prepared is not None:
+            await box.prepared.run.finish()
+        await box.quiet()
+        os.close(box.workspace_fd)
+        await self._close_box(box.launcher, box.number)
 
     # -- boxes made ahead --
 
@@ -188,7 +210,7 @@ class NamespacesDriver:
         ready = self._ready_spec.limits
         if _egress_wanted(spec) or replace(spec.limits, cpus=ready.cpus) != ready:
             return None
-        prepared = self._pool.take(spec.interpreter)
+        prepared = self.pool.take(spec.interpreter)
         if prepared is not None:
             del self._ready[prepared.number]
         return prepared
@@ -222,7 +244,7 @@ class NamespacesDriver:
         with suppress(EraError):  # the launcher is gone: then the run has exited
             run.prepare(number, self._ready_plan(warm), interpreter=_standing(warm, standing))
             await asyncio.wait([run.ready], timeout=_READY_SECONDS)
-        if run.ready.done() and not run.exited.done():
+        if run.ready.done() and not run.over:
             return prepared
         if not run.ready.done():
             self._dismiss_interpreter(standing, now=True)
@@ -237,14 +259,9 @@ class NamespacesDriver:
         ahead = policy.start(Program(argv=warm.ahead, env=warm.env, cwd="/"), {})
         return replace(plan, ahead=ahead)
 
-    async def end_unused(self, prepared: Prepared) -> None:
-        """End the process tree of a box that was made ahead and not used."""
-        await prepared.run.finish()
-        prepared.group.remove()
-
     async def _discard(self, prepared: Prepared) -> None:
         self._ready.pop(prepared.number, None)
-        await self.end_unused(prepared)
+        await prepared.run.finish()
         os.close(prepared.workspace_fd)
         await self._close_box(prepared.launcher, prepared.number)
 
@@ -266,6 +283,7 @@ class NamespacesDriver:
 
     async def run_prepared(
         self,
+        box: _NamespacesBox,
         prepared: Prepared,
         spec: BoxSpec,
         program: Program,
@@ -278,10 +296,8 @@ class NamespacesDriver:
             NeverBegun: the box broke before the program began, so it may run in a fresh tree.
         """
         plan, start = self.plan(spec, program)
-        async with AsyncExitStack() as stack:
-            stack.callback(prepared.group.remove)
-            run = prepared.run
-            stack.push_async_callback(run.finish)
+        run = prepared.run
+        try:
             if spec.limits != self._ready_spec.limits:
                 _adjust(prepared.group, spec.limits)
             late = _late_mounts(plan)
@@ -294,15 +310,20 @@ class NamespacesDriver:
             if not run.begun and not stop.is_set():
                 raise NeverBegun()
             return await run.result(self.unenforced)
+        finally:
+            box.end(self._behind(run.finish()))
 
     async def _open_box(self, launcher: Launcher, number: int, spec: BoxSpec) -> int:
         opened: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._opened[number] = opened
         try:
             launcher.send({"request": "open", "box": number, "disk_bytes": spec.limits.disk_bytes})
+            await asyncio.wait({opened}, timeout=_READY_SECONDS)
+            if not opened.done():
+                launcher.give_up()
             return await opened
         except asyncio.CancelledError:
-            if not opened.cancelled() and opened.exception() is None:
+            if opened.done() and not opened.cancelled() and opened.exception() is None:
                 self._let_go(launcher, number, opened.result())
             raise
         finally:
@@ -333,7 +354,7 @@ class NamespacesDriver:
             return self._launcher
 
     def _fail_everything(self) -> None:
-        self._pool.launcher_lost()
+        self.pool.launcher_lost()
         for run in list(self._runs.values()):
             run.lost()
         for opened in list(self._opened.values()):
@@ -355,16 +376,20 @@ class NamespacesDriver:
                 self._let_go(self._launcher, message["box"], fds[0])
         elif event == "closed":
             self._box_closed(message["box"])
+        elif event == "ended":
+            run = self._runs.get(message["run"])
+            if run is not None:
+                run.ended(message)
         elif event == "exited":
             run = self._runs.pop(message["run"], None)
             if run is not None:
-                run.box_exited(message["cpu_ns"])
+                run.box_exited(message["cpu_ns"], message["status"])
         elif event == "attached":
             run = self._runs.get(message["run"])
             if run is not None and not run.attached.done():
                 run.attached.set_result(None)
         elif event == "interpreter":
-            self._pool.interpreter_changed(message["name"], up=message["up"])
+            self.pool.interpreter_changed(message["name"], up=message["up"])
         elif event == "refused":
             self._refused(message)
 
@@ -386,33 +411,32 @@ class NamespacesDriver:
         elif message["request"] == "prepare":
             run = self._runs.pop(message["run"], None)
             if run is not None:
-                run.failed("launcher", message["errno"])
-                run.box_exited(0)
+                run.failed(message["step"] or "launcher", message["errno"])
+                run.box_exited()
         elif message["request"] == "close":  # its scratch goes with the launcher
             self._box_closed(message["box"])
 
     async def run(
         self,
-        launcher: Launcher,
-        box: int,
+        box: _NamespacesBox,
         spec: BoxSpec,
         program: Program,
         sink: OutputSink | None,
         stop: asyncio.Event,
     ) -> Exit:
-        """One program in an open box, from pipes and cgroup to the reaped end."""
+        """One program in an open box, from pipes and cgroup to the end of its last process."""
         number = next(self._numbers)
         plan, start = self.plan(spec, program)
-        async with AsyncExitStack() as stack:
-            group = self._create_group(number, spec)
-            stack.callback(group.remove)
-            run = Run(number, group, launcher, self._egress, spec.network)
-            stack.push_async_callback(run.finish)
-            self._runs[number] = run
-            run.prepare(box, plan, stdin_fd=program.stdin_fd, stdout_fd=program.stdout_fd)
+        group = self._create_group(number, spec)
+        run = Run(number, group, box.launcher, self._egress, spec.network)
+        self._runs[number] = run
+        try:
+            run.prepare(box.number, plan, stdin_fd=program.stdin_fd, stdout_fd=program.stdout_fd)
             run.go(program, start, sink)
             await run.until_end(stop)
             return await run.result(self.unenforced)
+        finally:
+            box.end(self._behind(run.finish()))
 
     def _create_group(self, number: int, spec: BoxSpec) -> Group:
         try:
@@ -468,34 +492,46 @@ class _NamespacesBox:
         prepared: Prepared | None,
     ) -> None:
         self.prepared = prepared
+        self.launcher = launcher
+        self.number = number
         self._driver = driver
-        self._launcher = launcher
-        self._number = number
         self._spec = spec
         self._stop: asyncio.Event | None = None
+        self._ending: asyncio.Task[None] | None = None
         self.workspace_fd = workspace_fd
         self.owner = driver.owner
 
     async def run(self, program: Program, sink: OutputSink | None = None) -> Exit:
         """See `Box`."""
+        await self.quiet()
         self._stop = asyncio.Event()
         prepared, self.prepared = self.prepared, None
+        self._driver.pool.began()
         try:
             if prepared is not None:
                 if fits(prepared.warm, program):
                     with suppress(NeverBegun):
                         return await self._driver.run_prepared(
-                            prepared, self._spec, program, sink, self._stop
+                            self, prepared, self._spec, program, sink, self._stop
                         )
+                    await self.quiet()
                 else:
-                    await self._driver.end_unused(prepared)
-            return await self._driver.run(
-                self._launcher, self._number, self._spec, program, sink, self._stop
-            )
+                    await prepared.run.finish()
+            return await self._driver.run(self, self._spec, program, sink, self._stop)
         finally:
+            self._driver.pool.ended()
             self._stop = None
 
     def cancel(self) -> None:
         """See `Box`."""
         if self._stop is not None:
             self._stop.set()
+
+    def end(self, ending: asyncio.Task[None]) -> None:
+        """The last tree is being taken away by `ending`."""
+        self._ending = ending
+
+    async def quiet(self) -> None:
+        """Until nothing of an earlier tree is left: two must not have one scratch."""
+        if self._ending is not None:
+            await asyncio.shield(self._ending)

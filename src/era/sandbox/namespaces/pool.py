@@ -30,6 +30,9 @@ from era.sandbox.namespaces.spawn import Launcher
 FORKS: Final = 500
 """An interpreter is replaced after this many forks: at full speed every couple of seconds, for a
 start of about 60 ms."""
+_PATIENCE_SECONDS: Final = 0.02
+"""While there is enough, the next box is made when no program that would be slowed by it has just
+begun; a program that takes longer is not a short one."""
 _RETRY_SECONDS: Final = 1.0
 _LONGEST_RETRY_SECONDS: Final = 60.0
 ANY: Final = "any"
@@ -138,6 +141,9 @@ class Pool:
         self._filling: asyncio.Task[None] | None = None
         self._discarding: set[asyncio.Task[None]] = set()
         self._wanted = asyncio.Event()
+        self._running = 0
+        self._calm = asyncio.Event()
+        self._calm.set()
         self.launcher_lost()
 
     def open(self) -> None:
@@ -183,8 +189,25 @@ class Pool:
                 return shelf.waiting.popleft()
         return None
 
+    def began(self) -> None:
+        """A program begins."""
+        self._running += 1
+        self._calm.clear()
+
+    def ended(self) -> None:
+        """A program that began has ended."""
+        self._running -= 1
+        if not self._running:
+            self._calm.set()
+
+    async def _wait_for_calm(self, shelf: _Shelf) -> None:
+        if len(shelf.waiting) * 2 > shelf.warm.count and not self._calm.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    await self._calm.wait()
+
     def _throw_away_the_dead(self, shelf: _Shelf) -> None:
-        for prepared in [it for it in shelf.waiting if it.run.exited.done()]:
+        for prepared in [it for it in shelf.waiting if it.run.over]:
             shelf.waiting.remove(prepared)
             task = asyncio.ensure_future(self._discard(prepared))
             self._discarding.add(task)
@@ -198,6 +221,7 @@ class Pool:
                 self._wanted.clear()
                 await self._wait()
                 continue
+            await self._wait_for_calm(shelf)
             try:
                 done = await (self._add(shelf) if shelf.state is _State.UP else self._stand(shelf))
             except Exception as error:  # noqa: BLE001 - without this task no box would be made ahead

@@ -26,6 +26,15 @@ from era.sandbox.plan import Plan, Start, encode
 
 _DRAIN_SECONDS: Final = 5.0
 """All writers are dead when this starts to count; a pipe's rest takes microseconds."""
+_MAKING_SECONDS: Final = 30.0
+"""A box is made in milliseconds; what takes so long has stopped."""
+_FINISH_SECONDS: Final = 1.0
+"""Process 1 ends at once when it is let go of; what takes so long is ended by force."""
+_DEATH_SECONDS: Final = 30.0
+"""What was killed is gone in milliseconds, and with gigabytes to give back in a second; when it takes
+so long, who should have reaped it has stopped."""
+_REMOVE_ATTEMPTS: Final = 200
+_REMOVE_PAUSE_SECONDS: Final = 0.002
 _EXIT_TIMEOUT: Final = 124
 _SIGNAL_BASE: Final = 128
 _STOP: Final = b"TERM"
@@ -89,7 +98,6 @@ class Run:
         self._network = network
         self._program: Program | None = None
         self._missing = {"ready"}
-        self._mounts_fd = -1
         self._channels: list[Channel] = []
         self._read_ends: list[int] = []
         self._pumps: list[Pump] = []
@@ -108,6 +116,8 @@ class Run:
         self._cpu_ns = 0
         self._timed_out = False
         self._cancelled = False
+        self._forced = False
+        self._killed = False
         self._egress_task: asyncio.Task[None] | None = None
 
     # -- up to the gate --
@@ -145,7 +155,7 @@ class Run:
                 message | {"interpreter": interpreter}, [*fds, *self.group.join_fds]
             )
         except BaseException:
-            self.box_exited(0)
+            self.box_exited()
             raise
         finally:
             for fd in mine:
@@ -158,7 +168,7 @@ class Run:
         fd = sealed("era-plan", encode(plan))
         try:
             message = {"request": "attach", "box": box}
-            self._launcher.send(message | {"run": self.number}, [fd, self._mounts_fd])
+            self._launcher.send(message | {"run": self.number}, [fd])
         finally:
             os.close(fd)
 
@@ -192,32 +202,17 @@ class Run:
         if event == "egress":
             self._serve_egress(fds)
         elif event in ("ready", "ahead"):
-            self._made(event, fds)
+            self._missing.discard(event)
+            if not self._missing and not self.ready.done():
+                self.ready.set_result(None)
         elif event == "started":
             # The gate has no more to say, and must not be believed once a program runs behind it.
             self._channels[1].close()
-            self._close_mounts()
             self._started.set_result(message["at_ns"])
         elif event == "ended":
-            self._status, self._ended_ns = message["status"], message["at_ns"]
-            if not self._ended.done():
-                self._ended.set_result(None)
+            self.ended(message)
         elif event == "failed":
             self.failed(message["step"], message["errno"])
-
-    def _made(self, event: str, fds: list[int]) -> None:
-        """Process 1 hands out its mount namespace with `ready`, for mounts to be added from outside:
-        once it is locked up, not even the launcher may look for it in /proc."""
-        for fd in fds:
-            self._mounts_fd = fd
-        self._missing.discard(event)
-        if not self._missing and not self.ready.done():
-            self.ready.set_result(None)
-
-    def _close_mounts(self) -> None:
-        if self._mounts_fd >= 0:
-            os.close(self._mounts_fd)
-            self._mounts_fd = -1
 
     def _serve_egress(self, fds: list[int]) -> None:
         assert self._egress is not None
@@ -246,11 +241,25 @@ class Run:
         """Whether anything of the program may have run."""
         return self._started.done()
 
+    @property
+    def over(self) -> bool:
+        """Whether the program's process or process 1 has ended."""
+        return self._ended.done() or self.exited.done()
+
     # -- the end --
 
-    def box_exited(self, cpu_ns: int) -> None:
+    def ended(self, message: dict[str, Any]) -> None:
+        """The program's process is reaped; what its parent says of it."""
+        self._status, self._ended_ns = message["status"], message["at_ns"]
+        self._cpu_ns += message["cpu_ns"]
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def box_exited(self, cpu_ns: int = 0, status: int = 0) -> None:
         """Process 1 is reaped, so every process of the box is dead."""
-        self._cpu_ns = cpu_ns
+        self._cpu_ns += cpu_ns
+        if status and not self._killed:
+            self._failure = self._failure or ("process 1", 0)
         for channel in self._channels:
             while channel.read():
                 pass  # what it said last may still be unread
@@ -261,54 +270,81 @@ class Run:
     def lost(self) -> None:
         """The launcher is gone, and every box with it."""
         self._failure = self._failure or ("launcher", 0)
-        self.box_exited(0)
+        self.box_exited()
 
     async def until_end(self, stop: asyncio.Event) -> None:
-        """Wait for the end, bring it about at the deadline or when `stop` is set."""
+        """Wait for the end, bring it about at the deadline or when `stop` is set; afterwards no
+        process of the box is left but, perhaps, process 1."""
         assert self._program is not None
+        over = {self._ended, self.exited}
         stopping = self._loop.create_task(stop.wait())
         try:
-            await _first({self._started, self.exited}, None)
-            over = {self._ended, self.exited}
+            await _first({*over, self._started}, _MAKING_SECONDS)
+            if not (self.begun or self.over):
+                self._launcher.give_up()
             await _first({*over, stopping}, self._program.timeout_seconds or None)
-            if self._ended.done() or self.exited.done():
-                await self.exited  # what it came to is settled; the rest of the box is dying
-                return
-            self._cancelled = stopping.done()
-            self._timed_out = not self._cancelled
-            self._channels[0].say(_STOP)
-            await _first({self.exited}, self._program.grace_seconds)
-            if not self.exited.done():
-                self.kill()
-                await self.exited
+            if not self.over:
+                self._cancelled = stopping.done()
+                self._timed_out = not self._cancelled
+                self._channels[0].say(_STOP)
+                await _first(over, self._program.grace_seconds)
+                self._forced = not self.over
         finally:
             stopping.cancel()
+        if self._ended.done() and self._status == signal.SIGKILL:
+            await self._let_end()  # who was it?  If process 1 was killed, the box broke
+        elif not self._ended.done() or not self.group.alone():
+            await self._end_by_force()
+
+    async def _let_end(self) -> None:
+        """Let process 1 end by itself, and with it everything in the box."""
+        self._channels[0].close()
+        await _first({self.exited}, _FINISH_SECONDS)
+        if not self.exited.done():
+            await self._end_by_force()
+
+    async def _end_by_force(self) -> None:
+        self.kill()
+        await _first({self.exited}, _DEATH_SECONDS)
+        if not self.exited.done():
+            self._launcher.give_up()
+            await self.exited
 
     def kill(self) -> None:
         """End every process of the tree, now."""
+        self._killed = True
+        with suppress(OSError):  # what is left needs processor time to end
+            self.group.unbind()
         with suppress(LauncherLost):
             self._launcher.send({"request": "kill", "run": self.number})
 
     async def finish(self) -> None:
-        """Make sure the box is dead and let go of everything; also after a cancelled task."""
-        if not self.exited.done():
-            self.kill()
-            await asyncio.shield(self.exited)
+        """Make sure the box is dead and let go of everything, its group among it."""
+        if self._channels:
+            await self._let_end()
+        for channel in self._channels:
+            channel.close()
         for pump in self._pumps:
             pump.close()
         for fd in self._read_ends:
             os.close(fd)
         self._read_ends.clear()
-        for channel in self._channels:
-            channel.close()
         self._stdin.close()
         self._start.close()
-        self._close_mounts()
         if self.group.oom_fd is not None:
             self._loop.remove_reader(self.group.oom_fd)
         if self._egress_task is not None:
             await self._egress_task
         await self._stack.aclose()
+        await self._remove_group()
+
+    async def _remove_group(self) -> None:
+        """rmdir is refused for an instant after the last process of a group has died; what a loaded
+        kernel does not let go of is swept when the service ends."""
+        for _attempt in range(_REMOVE_ATTEMPTS):
+            if self.group.remove():
+                return
+            await asyncio.sleep(_REMOVE_PAUSE_SECONDS)
 
     async def result(self, unenforced: tuple[str, ...]) -> Exit:
         """The outcome, once the box is dead.
@@ -321,7 +357,8 @@ class Run:
         oom = self._oom.done() or reading.oom_kills > 0
         if self._failure is not None:
             step, number = self._failure
-            raise InternalError("execution_failed", details=f"{step}: {os.strerror(number)}")
+            reason = os.strerror(number) if number else "ended unexpectedly"
+            raise InternalError("execution_failed", details=f"{step}: {reason}")
         if self._status is None and not (oom or self._timed_out or self._cancelled):
             raise InternalError("execution_failed", details="the box ended unexpectedly")
         started = self._started.result() if self._started.done() else time.monotonic_ns()
@@ -351,8 +388,7 @@ class Run:
         if self._timed_out:
             return _EXIT_TIMEOUT
         if self._cancelled:
-            last = signal.SIGTERM if self._status is not None else signal.SIGKILL
-            return _SIGNAL_BASE + last
+            return _SIGNAL_BASE + (signal.SIGKILL if self._forced else signal.SIGTERM)
         assert self._status is not None
         code = os.waitstatus_to_exitcode(self._status)
         return code if code >= 0 else _SIGNAL_BASE - code

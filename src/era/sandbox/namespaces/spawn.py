@@ -94,6 +94,7 @@ class Launcher:
             # Hundreds of requests are waiting unread: the launcher is stuck.  Say so.
             raise LauncherLost(hint="the launcher does not answer") from None
         except OSError:
+            self._gone()
             raise LauncherLost() from None
 
     def _readable(self) -> None:
@@ -124,6 +125,13 @@ class Launcher:
             self._ready.exception()
         if not self.lost.done():
             self.lost.set_result(None)
+
+    def give_up(self) -> None:
+        """End a launcher that does not answer, and with it every box."""
+        if self._process is not None:
+            self._process.kill()
+        if self._socket is not None:
+            self._gone()
 
     async def close(self) -> None:
         """End the launcher and every box; returns when they are gone."""

@@ -18,7 +18,7 @@ class Reading:
 
 
 class Group(Protocol):
-    """The group of one box."""
+    """The group of one box: its program's processes, and process 1, which no limit counts."""
 
     @property
     def join_fds(self) -> tuple[int, ...]:
@@ -33,14 +33,21 @@ class Group(Protocol):
     def adjust(self, limits: Limits) -> None:
         """Other limits from now on; raises OSError when the kernel refuses."""
 
+    def unbind(self) -> None:
+        """No CPU limit any more: the box is to end, and dying processes need the processor too."""
+
+    def alone(self) -> bool:
+        """Whether there is certainly no process in the group but process 1 of the box."""
+
     def mark(self) -> None:
         """Count usage from here: what made the box ahead of its program is not the program's."""
 
     def read(self) -> Reading:
         """Current figures; exact once every process of the group is dead."""
 
-    def remove(self) -> None:
-        """Remove the group; its processes are dead.  What the kernel still holds is left to `close`."""
+    def remove(self) -> bool:
+        """Remove the group; its processes are dead.  False while the kernel still holds it: it may be
+        tried again, and what remains is left to `close`."""
 
 
 class Cgroups(Protocol):

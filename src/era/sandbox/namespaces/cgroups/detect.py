@@ -14,7 +14,7 @@ from contextlib import suppress
 from era.sandbox.namespaces.cgroups.base import Cgroups
 from era.sandbox.namespaces.cgroups.none import NoCgroups
 from era.sandbox.namespaces.cgroups.v1 import CONTROLLERS as V1_CONTROLLERS
-from era.sandbox.namespaces.cgroups.v1 import CgroupsV1, read, remove_group
+from era.sandbox.namespaces.cgroups.v1 import CgroupsV1, read, remove_patiently
 from era.sandbox.namespaces.cgroups.v2 import CONTROLLERS as V2_CONTROLLERS
 from era.sandbox.namespaces.cgroups.v2 import CgroupsV2
 
@@ -108,8 +108,8 @@ def sweep(parent: str) -> None:
         with suppress(OSError):  # a process of it may still be dying; the next start gets it
             for box in os.listdir(home):
                 if os.path.isdir(f"{home}/{box}"):
-                    remove_group(f"{home}/{box}")
-            remove_group(home)
+                    remove_patiently(f"{home}/{box}")
+            remove_patiently(home)
 
 
 def detect() -> Cgroups:

@@ -15,6 +15,13 @@ class NoGroup:
     def adjust(self, limits: Limits) -> None:
         """Nothing is bounded."""
 
+    def unbind(self) -> None:
+        """Nothing was bounded."""
+
+    def alone(self) -> bool:
+        """Nobody can tell."""
+        return False
+
     def mark(self) -> None:
         """Nothing is counted."""
 
@@ -22,8 +29,9 @@ class NoGroup:
         """Nothing is known."""
         return Reading()
 
-    def remove(self) -> None:
+    def remove(self) -> bool:
         """Nothing to remove."""
+        return True
 
 
 class NoCgroups:

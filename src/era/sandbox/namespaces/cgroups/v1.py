@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -15,11 +16,14 @@ CONTROLLERS: Final = ("memory", "pids", "cpu", "cpuacct")
 _PERIOD_US: Final = 100_000
 _SOCKET_SHARE: Final = 8
 _SOCKET_BYTES: Final = 16 << 20
-_REMOVE_ATTEMPTS: Final = 100
-"""rmdir is refused for an instant after the last process of a group has died; 1 ms between tries."""
 _CLOSE_ATTEMPTS: Final = 3000
-"""When the service ends nobody waits, and what is not removed then stays until the next start.  A
-loaded host was seen to need more than the 100 ms above."""
+"""rmdir is refused for an instant after the last process of a group has died; 1 ms between tries.
+When the service ends nobody waits, and what is not removed then stays until the next start."""
+_KEEP: Final = 32
+_LEFT_BYTES: Final = 256 << 10
+"""The kernel's own memory for a group that has had a box; more belongs to files that are still there."""
+FIRST: Final = 1
+"""Process 1 of a box is in the group, but is not the program's."""
 
 
 def write(path: str, value: str) -> None:
@@ -37,33 +41,42 @@ def read(path: str) -> str:
         return file.read()
 
 
-def remove_group(path: str, attempts: int = _REMOVE_ATTEMPTS) -> None:
-    """rmdir of an empty group, patient for a moment."""
-    for attempt in range(attempts):
-        try:
-            os.rmdir(path)
-        except FileNotFoundError:
-            return
-        except OSError:
-            if attempt == attempts - 1:
-                raise
-            time.sleep(0.001)
-        else:
-            return
+def remove_group(path: str) -> bool:
+    """rmdir of an empty group; False when it is refused."""
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def remove_service(home: str) -> None:
     """Remove a service's group, and those of boxes whose own removal came too early."""
     boxes = [entry.path for entry in os.scandir(home) if entry.is_dir(follow_symlinks=False)]
     for path in (*boxes, home):
-        remove_group(path, _CLOSE_ATTEMPTS)
+        remove_patiently(path)
+
+
+def remove_patiently(path: str) -> None:
+    """As `remove_group`, waiting for the kernel to let go."""
+    for _attempt in range(_CLOSE_ATTEMPTS):
+        if remove_group(path):
+            return
+        time.sleep(0.001)
 
 
 class GroupV1:
-    """One box's groups: the same name in each hierarchy."""
+    """One box's groups: the same name in each hierarchy.  `keep` takes a group that can serve another
+    box, or says no."""
 
-    def __init__(self, paths: Mapping[str, str], limits: Limits) -> None:
+    def __init__(
+        self, paths: Mapping[str, str], limits: Limits, keep: Callable[[GroupV1], bool]
+    ) -> None:
         self._paths = paths
+        self._keep = keep
+        self._limits: Limits | None = None
         self.join_fds: tuple[int, ...] = ()
         self.oom_fd: int | None = None
         try:
@@ -76,11 +89,14 @@ class GroupV1:
                 for path in dict.fromkeys(paths.values())
             )
         except OSError:
-            self.remove()
+            self.discard()
             raise
 
     def adjust(self, limits: Limits) -> None:
         """See `Group`."""
+        if limits == self._limits:
+            return
+        self._limits = None
         memory = self._paths["memory"]
         write(f"{memory}/memory.limit_in_bytes", str(limits.memory_bytes))
         with suppress(OSError):  # absent on kernels without swap accounting
@@ -90,9 +106,10 @@ class GroupV1:
         with suppress(OSError):  # buffers of TCP and UDP sockets count apart from other memory
             sockets = max(_SOCKET_BYTES, limits.memory_bytes // _SOCKET_SHARE)
             write(f"{memory}/memory.kmem.tcp.limit_in_bytes", str(sockets))
-        write(f"{self._paths['pids']}/pids.max", str(limits.pids))
+        write(f"{self._paths['pids']}/pids.max", str(limits.pids + FIRST))
         write(f"{self._paths['cpu']}/cpu.cfs_period_us", str(_PERIOD_US))
         write(f"{self._paths['cpu']}/cpu.cfs_quota_us", str(int(limits.cpus * _PERIOD_US)))
+        self._limits = limits
 
     def _watch_oom(self) -> int:
         """An eventfd that counts hits of the memory limit (memory.rst, section 10)."""
@@ -104,6 +121,15 @@ class GroupV1:
         finally:
             os.close(control)
         return event
+
+    def unbind(self) -> None:
+        """See `Group`."""
+        self._limits = None
+        write(f"{self._paths['cpu']}/cpu.cfs_quota_us", "-1")
+
+    def alone(self) -> bool:
+        """See `Group`.  A process counts until it is reaped (pids.rst)."""
+        return int(read(f"{self._paths['pids']}/pids.current")) <= FIRST
 
     def mark(self) -> None:
         """See `Group`.  Writing 0 resets both figures (memory.rst, cpuacct.rst)."""
@@ -123,19 +149,34 @@ class GroupV1:
             oom_kills=kills,
         )
 
-    def remove(self) -> None:
-        """See `Group`."""
+    def remove(self) -> bool:
+        """See `Group`.  To make and to remove one takes a millisecond, so it may serve again."""
+        return (self._is_as_new() and self._keep(self)) or self.discard()
+
+    def _is_as_new(self) -> bool:
+        """Whether nothing of the box that was is left: no process, no hit of a limit, no memory."""
+        memory, pids = self._paths["memory"], self._paths["pids"]
+        try:
+            if self._limits is None or self.oom_fd is None or int(read(f"{pids}/pids.current")):
+                return False
+            if self.read().oom_kills or select.select([self.oom_fd], [], [], 0)[0]:
+                return False
+            if int(read(f"{memory}/memory.usage_in_bytes")) > _LEFT_BYTES:
+                write(f"{memory}/memory.force_empty", "0")
+            return int(read(f"{memory}/memory.usage_in_bytes")) <= _LEFT_BYTES
+        except (OSError, ValueError):
+            return False
+
+    def discard(self) -> bool:
+        """Remove it for good; False while the kernel holds it."""
         for fd in self.join_fds:
             os.close(fd)
         self.join_fds = ()
         if self.oom_fd is not None:
             os.close(self.oom_fd)
             self.oom_fd = None
-        for path in dict.fromkeys(self._paths.values()):
-            with suppress(
-                OSError
-            ):  # a loaded kernel is slow to let go: swept when the service ends
-                remove_group(path)
+        gone = [remove_group(path) for path in dict.fromkeys(self._paths.values())]
+        return all(gone)
 
 
 class CgroupsV1:
@@ -144,15 +185,35 @@ class CgroupsV1:
     unenforced: tuple[str, ...] = ()
 
     def __init__(self, parents: Mapping[str, str], service: str) -> None:
+        self._kept: list[GroupV1] = []
         self._homes = {name: f"{parents[name]}/{service}" for name in CONTROLLERS}
         for path in dict.fromkeys(self._homes.values()):
             os.makedirs(path, 0o755, exist_ok=True)
 
     def create(self, name: str, limits: Limits) -> GroupV1:
         """See `Cgroups`."""
-        return GroupV1({key: f"{home}/{name}" for key, home in self._homes.items()}, limits)
+        if self._kept:
+            group = self._kept.pop()
+            try:
+                group.adjust(limits)
+                group.mark()
+            except OSError:
+                group.discard()
+            else:
+                return group
+        paths = {key: f"{home}/{name}" for key, home in self._homes.items()}
+        return GroupV1(paths, limits, self._keep)
+
+    def _keep(self, group: GroupV1) -> bool:
+        if len(self._kept) >= _KEEP:
+            return False
+        self._kept.append(group)
+        return True
 
     def close(self) -> None:
         """See `Cgroups`."""
+        for group in self._kept:
+            group.discard()
+        self._kept.clear()
         for path in dict.fromkeys(self._homes.values()):
             remove_service(path)

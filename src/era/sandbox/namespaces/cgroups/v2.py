@@ -12,10 +12,11 @@ from typing import Final
 
 from era.sandbox.base import Limits
 from era.sandbox.namespaces.cgroups.base import Reading
-from era.sandbox.namespaces.cgroups.v1 import read, remove_group, remove_service, write
+from era.sandbox.namespaces.cgroups.v1 import FIRST, read, remove_group, remove_service, write
 
 CONTROLLERS: Final = ("cpu", "memory", "pids")
 _PERIOD_US: Final = 100_000
+_NONE: Final = -1
 
 
 def _field(text: str, name: str) -> int:
@@ -35,6 +36,7 @@ class GroupV2:
         self._path = path
         self.join_fds: tuple[int, ...] = ()
         self._cpu_before_ns = 0
+        self._peak_fd = _NONE
         os.mkdir(path, 0o755)
         try:
             write(f"{path}/memory.oom.group", "1")
@@ -49,34 +51,56 @@ class GroupV2:
         write(f"{self._path}/memory.max", str(limits.memory_bytes))
         if os.path.exists(f"{self._path}/memory.swap.max"):
             write(f"{self._path}/memory.swap.max", "0")
-        write(f"{self._path}/pids.max", str(limits.pids))
+        write(f"{self._path}/pids.max", str(limits.pids + FIRST))
         write(f"{self._path}/cpu.max", f"{int(limits.cpus * _PERIOD_US)} {_PERIOD_US}")
 
+    def unbind(self) -> None:
+        """See `Group`."""
+        write(f"{self._path}/cpu.max", f"max {_PERIOD_US}")
+
+    def alone(self) -> bool:
+        """See `Group`.  A process counts until it is reaped (cgroup-v2.rst, PID)."""
+        return int(read(f"{self._path}/pids.current")) <= FIRST
+
     def mark(self) -> None:
-        """See `Group`.  The peak can be reset since Linux 6.12; before, it includes the making."""
+        """See `Group`.  The peak can be reset since Linux 6.12, for who reads it by the descriptor that
+        it was reset by; before, it includes the making."""
         self._cpu_before_ns = self._cpu_ns()
         with suppress(OSError):
-            write(f"{self._path}/memory.peak", "0")
+            self._let_go_of_peak()
+            self._peak_fd = os.open(f"{self._path}/memory.peak", os.O_RDWR | os.O_CLOEXEC)
+            os.write(self._peak_fd, b"0")
 
     def _cpu_ns(self) -> int:
         return _field(read(f"{self._path}/cpu.stat"), "usage_usec") * 1000
 
     def read(self) -> Reading:
         """See `Group`."""
-        peak = f"{self._path}/memory.peak"  # since Linux 5.19
         return Reading(
             cpu_ns=self._cpu_ns() - self._cpu_before_ns,
-            peak_memory_bytes=int(read(peak)) if os.path.exists(peak) else None,
+            peak_memory_bytes=self._peak(),
             oom_kills=_field(read(f"{self._path}/memory.events"), "oom_kill"),
         )
 
-    def remove(self) -> None:
+    def _peak(self) -> int | None:
+        """In bytes; the kernel tells it since Linux 5.19."""
+        if self._peak_fd != _NONE:
+            return int(os.pread(self._peak_fd, 32, 0))
+        path = f"{self._path}/memory.peak"
+        return int(read(path)) if os.path.exists(path) else None
+
+    def _let_go_of_peak(self) -> None:
+        if self._peak_fd != _NONE:
+            os.close(self._peak_fd)
+            self._peak_fd = _NONE
+
+    def remove(self) -> bool:
         """See `Group`."""
+        self._let_go_of_peak()
         for fd in self.join_fds:
             os.close(fd)
         self.join_fds = ()
-        with suppress(OSError):  # a loaded kernel is slow to let go: swept when the service ends
-            remove_group(self._path)
+        return remove_group(self._path)
 
 
 class CgroupsV2:

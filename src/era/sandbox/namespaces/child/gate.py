@@ -1,7 +1,7 @@
 """The gate: where the program's process of a box, locked up and without any right, learns what it is.
 
-`wait` says `ready`, waits until the server opens the gate, and tells what to run; the server has put
-it into the memory file `start` before.  `become` starts it.  Standard library only, and no class: this
+`wait` waits until the server opens the gate, and tells what to run; the server has put it into the
+memory file `start` before.  `become` starts it.  Standard library only, and no class: this
 text is also compiled into interpreters that stand ready (`standby/ahead.py`), where nothing of it may
 remain.
 """
@@ -14,15 +14,13 @@ import os
 import time
 from typing import Any, NoReturn
 
-READY = b"ready"
 NOT_EXECUTABLE = 126
 _NOT_FOUND = 127
 
 
-def say_ready(ready: int) -> None:
-    """Tell process 1 that this process is locked up."""
-    os.write(ready, READY)
-    os.close(ready)
+def say_ready(gate: int) -> None:
+    """Tell the server that this process is locked up."""
+    say(gate, {"event": "ready"})
 
 
 def wait(gate: int, start: int) -> dict[str, Any]:
@@ -34,13 +32,14 @@ def wait(gate: int, start: int) -> dict[str, Any]:
         os.chdir(told["cwd"])
     except OSError as error:
         number = error.errno or 0
-        _say(gate, {"event": "failed", "step": "working directory", "errno": number})
+        say(gate, {"event": "failed", "step": "working directory", "errno": number})
         os._exit(NOT_EXECUTABLE)
-    _say(gate, {"event": "started", "at_ns": time.monotonic_ns()})
+    say(gate, {"event": "started", "at_ns": time.monotonic_ns()})
     return told
 
 
-def _say(gate: int, message: dict[str, Any]) -> None:
+def say(gate: int, message: dict[str, Any]) -> None:
+    """Tell the server; nothing is told once a program runs behind the gate."""
     os.write(gate, json.dumps(message).encode())
 
 

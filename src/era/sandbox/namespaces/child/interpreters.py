@@ -1,7 +1,7 @@
 """The launcher's part of Pythons that stand ready (`standby`): it starts, asks, and ends them.
 
-Launcher process.  A standing Python is a process of its own with a socket to the launcher; the boxes it
-forks are its children, not the launcher's, until it ends.
+Launcher process.  A standing Python is a process of its own with a socket to the launcher; the programs'
+processes that it forks are its children, not the launcher's, until it ends.
 """
 
 from __future__ import annotations
@@ -20,40 +20,37 @@ from era.sandbox.namespaces.child import mounts, standby, wire
 from era.sandbox.namespaces.child import syscalls as sys
 from era.sandbox.plan import Foundation
 
-_ON_ITS_WAY = -1
-
 
 class _Interpreter:
-    """A Python that stands ready, and its forks: run -> pidfd of process 1."""
+    """A Python that stands ready, and the runs whose program is its child."""
 
     def __init__(self, name: str, sock: socket.socket, pid: int) -> None:
         self.name = name
         self.socket = sock
         self.pid = pid
         self.standing = False
-        self.runs: dict[int, int] = {}
-        self.doomed: set[int] = set()
+        self.runs: set[int] = set()
 
 
 class Interpreters:
-    """Every standing Python.  `tell` says to the server what happens, as events: `interpreter`, with
-    its name and whether it is `up`, and `exited` for the runs of its boxes."""
+    """Every standing Python.  `tell` says to the server what happens, as the event `interpreter` with
+    its name and whether it is `up`; `kill` ends the tree of a run."""
 
     def __init__(
-        self, foundation: Foundation, poll: select.poll, tell: Callable[[dict[str, Any]], None]
+        self,
+        foundation: Foundation,
+        poll: select.poll,
+        tell: Callable[[dict[str, Any]], None],
+        kill: Callable[[int], None],
     ) -> None:
         self._foundation = foundation
         self._poll = poll
         self._tell = tell
+        self._kill = kill
         self._all: dict[int, _Interpreter] = {}  # descriptor of its socket -> it
 
     def __contains__(self, fd: object) -> bool:
         return fd in self._all
-
-    @property
-    def pids(self) -> set[int]:
-        """The processes that stand ready."""
-        return {interpreter.pid for interpreter in self._all.values()}
 
     def start(self, message: dict[str, Any], fds: Sequence[int]) -> None:
         """Start one, as the request `interpreter` says; `fds` is the foundation's memory file."""
@@ -69,12 +66,13 @@ class Interpreters:
         self._all[ours.fileno()] = _Interpreter(message["name"], ours, pid)
         self._poll.register(ours.fileno(), select.POLLIN)
 
-    def fork(self, name: str, run: int, seat: dict[str, Any], fds: Sequence[int]) -> None:
-        """Have the box of `run` forked from the interpreter `name`; OSError when none stands ready."""
+    def fork(self, name: str, run: int, message: dict[str, Any], fds: Sequence[int]) -> None:
+        """Have the program's process of `run` forked from the interpreter `name`; OSError when none
+        stands ready."""
         for interpreter in self._all.values():
             if interpreter.name == name and interpreter.standing:
-                wire.send(interpreter.socket, {"run": run, "seat": seat}, fds)
-                interpreter.runs[run] = _ON_ITS_WAY
+                wire.send(interpreter.socket, message, fds)
+                interpreter.runs.add(run)
                 return
         raise OSError(errno.ESRCH, f"no {name} stands ready")
 
@@ -88,70 +86,41 @@ class Interpreters:
                     interpreter.name = ""
                     self._end_if_idle(interpreter)
 
-    def kill(self, run: int) -> bool:
-        """End the box of `run`; False when it is none of a standing Python."""
-        for interpreter in self._all.values():
-            pidfd = interpreter.runs.get(run)
-            if pidfd is None:
-                continue
-            if pidfd == _ON_ITS_WAY:
-                interpreter.doomed.add(run)  # it dies when it is there
-            else:
-                with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            return True
-        return False
+    def box_ended(self, run: int) -> None:
+        """Every process of the tree `run` is dead."""
+        for interpreter in list(self._all.values()):
+            if run in interpreter.runs:
+                interpreter.runs.discard(run)
+                self._end_if_idle(interpreter)
 
     def hear(self, fd: int) -> None:
         """Take one message of the interpreter whose socket is `fd`."""
         interpreter = self._all[fd]
         try:
-            message, fds = wire.receive(interpreter.socket)
+            message, _fds = wire.receive(interpreter.socket)
         except OSError:
-            message, fds = None, []
+            message = None
         if message is None:
             self._lose(interpreter)
-        elif message["event"] == "standing":
+        else:
             interpreter.standing = True
             self._tell({"event": "interpreter", "name": interpreter.name, "up": True})
-        elif message["event"] == "forked":
-            interpreter.runs[message["run"]] = fds[0]
-            if message["run"] in interpreter.doomed:
-                self.kill(message["run"])
-        elif message["event"] == "exited":
-            pidfd = interpreter.runs.pop(message["run"])
-            if pidfd != _ON_ITS_WAY:
-                os.close(pidfd)
-            self._tell(message)
-            self._end_if_idle(interpreter)
 
     def _end_if_idle(self, interpreter: _Interpreter) -> None:
         if not interpreter.name and not interpreter.runs:
             self._lose(interpreter)
 
     def _lose(self, interpreter: _Interpreter) -> None:
-        """It ended, or is to end; its boxes end with it (their parent-death signal)."""
+        """It ended, or is to end, and its boxes with it: nobody would learn of their end."""
         self._poll.unregister(interpreter.socket.fileno())
         del self._all[interpreter.socket.fileno()]
         interpreter.socket.close()
         with suppress(ProcessLookupError):
             os.kill(interpreter.pid, signal.SIGKILL)
-        os.waitpid(interpreter.pid, 0)
-        for run, pidfd in interpreter.runs.items():
-            if pidfd != _ON_ITS_WAY:
-                _end_orphan(pidfd)
-            self._tell({"event": "exited", "run": run, "cpu_ns": 0})
+        for run in interpreter.runs:
+            self._kill(run)
         if interpreter.name:
             self._tell({"event": "interpreter", "name": interpreter.name, "up": False})
-
-
-def _end_orphan(pidfd: int) -> None:
-    """End a process whose parent is gone, and wait for it: the launcher is process 1 to it."""
-    with suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    with suppress(ChildProcessError):
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-    os.close(pidfd)
 
 
 def _become(foundation: Foundation, message: dict[str, Any], control_fd: int) -> NoReturn:

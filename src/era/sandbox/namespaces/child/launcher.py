@@ -16,27 +16,38 @@ import resource
 import select
 import signal
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any, NoReturn
 
 from era.sandbox.namespaces.child import box as boxes
 from era.sandbox.namespaces.child import mounts, wire
 from era.sandbox.namespaces.child import syscalls as sys
-from era.sandbox.namespaces.child.idmap import IdMaps
+from era.sandbox.namespaces.child.children import Children
 from era.sandbox.namespaces.child.interpreters import Interpreters
 from era.sandbox.namespaces.child.scratch import Scratch, Space
-from era.sandbox.plan import Foundation, Plan, decode_foundation, decode_plan
+from era.sandbox.namespaces.child.trees import TreeFds, Trees
+from era.sandbox.namespaces.child.users import User, Users, idmaps_work_on
+from era.sandbox.plan import INSIDE_GID, INSIDE_UID, Foundation, decode_foundation, decode_plan
+
+_NONE = -1
 
 
 class _OpenBox:
-    """A box the server holds open: its scratch, its user, and how many runs it had."""
+    """A box the server holds open: its scratch, its user, how many mounts were laid out for it, and
+    the descriptor of the mount namespace of its last tree."""
 
-    def __init__(self, space: Space, uid: int, idmap: int | None) -> None:
+    def __init__(self, space: Space, user: User) -> None:
         self.space = space
-        self.uid = uid
-        self.idmap = idmap
-        self.runs = 0
+        self.user = user
+        self.serial = 0
+        self.mounts = _NONE
+
+    def hold_mounts(self, fd: int) -> None:
+        """Hold `fd` instead of what was held."""
+        if self.mounts != _NONE:
+            os.close(self.mounts)
+        self.mounts = fd
 
 
 class Launcher:
@@ -45,76 +56,77 @@ class Launcher:
     def __init__(self, control: socket.socket, foundation: Foundation) -> None:
         self._control = control
         self._foundation = foundation
-        self._seccomp = sys.FilterProgram(bytes.fromhex(foundation.filter))
-        self._scratch = Scratch(
-            foundation.scratch_dir, foundation.images, foundation.uid, foundation.gid
-        )
-        self._idmaps = _usable_idmaps(foundation)
+        owner = (foundation.uid, foundation.gid)
+        self._scratch = Scratch(foundation.scratch_dir, foundation.images, *owner)
+        inside = (INSIDE_UID, INSIDE_GID)
+        self._users = Users(owner, inside, apart=_users_apart(foundation))
         self._boxes: dict[int, _OpenBox] = {}
-        self._runs: dict[int, tuple[int, int]] = {}  # pidfd -> (run id, pid)
-        self._cleaning: dict[int, tuple[int, _OpenBox, int]] = {}  # pidfd -> (box id, box, pid)
-        self._own_mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._children = Children()
         self._poll = select.poll()
         self._poll.register(control.fileno(), select.POLLIN)
+        self._poll.register(self._children.woken, select.POLLIN)
         self._interpreters = Interpreters(
-            foundation, self._poll, lambda event: wire.send(control, event)
+            foundation, self._poll, self._tell, lambda run: self._trees.kill(run)
         )
+        self._trees = Trees(foundation, self._children, self._interpreters, self._tell)
 
     def serve(self) -> None:
         """Until the server closes its end."""
-        wire.send(self._control, {"event": "ready"})
+        self._tell({"event": "ready"})
         while True:
             for fd, _events in self._poll.poll():
-                if fd in self._interpreters:
+                if fd == self._children.woken:
+                    self._children.reap()
+                elif fd in self._interpreters:
                     self._interpreters.hear(fd)
-                    continue
-                if fd != self._control.fileno():
-                    self._child_ended(fd)
-                    continue
-                message, fds = wire.receive(self._control)
-                if message is None:
-                    return
-                try:
-                    self._handle(message, fds)
-                finally:
-                    for received in fds:
-                        os.close(received)
+                elif fd == self._control.fileno():
+                    message, fds = wire.receive(self._control)
+                    if message is None:
+                        return
+                    try:
+                        self._handle(message, fds)
+                    finally:
+                        for received in fds:
+                            os.close(received)
+
+    def _tell(self, event: dict[str, Any], fds: Sequence[int] = ()) -> None:
+        wire.send(self._control, event, fds)
 
     def _handle(self, message: dict[str, Any], fds: list[int]) -> None:
-        request = message["request"]
         try:
-            if request == "open":
-                self._open(message)
-            elif request == "prepare":
-                self._prepare(message, fds)
-            elif request == "attach":
-                self._attach(message, fds)
-            elif request == "kill":
-                self._kill(message["run"])
-            elif request == "interpreter":
-                self._interpreters.start(message, fds)
-            elif request == "dismiss":
-                self._interpreters.dismiss(message["name"], now=message["now"])
-            elif request == "close":
-                self._close(message["box"])
-            else:  # a server of another version: better refused than waited for
-                raise OSError(errno.ENOSYS, f"no such request: {request}")
+            self._obey(message, fds)
+        except boxes.StepError as error:
+            self._tell(message | {"event": "refused", "errno": error.errno, "step": error.step})
         except OSError as error:
-            reply = {"event": "refused", "errno": error.errno or 0, "reason": str(error)}
-            wire.send(self._control, message | reply)
+            self._tell(message | {"event": "refused", "errno": error.errno or 0, "step": ""})
+
+    def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
+        request = message["request"]
+        if request == "open":
+            self._open(message)
+        elif request == "prepare":
+            self._prepare(message, fds)
+        elif request == "attach":
+            self._attach(message, fds)
+        elif request == "kill":
+            self._trees.kill(message["run"])
+        elif request == "interpreter":
+            self._interpreters.start(message, fds)
+        elif request == "dismiss":
+            self._interpreters.dismiss(message["name"], now=message["now"])
+        elif request == "close":
+            self._close(message["box"])
+        else:  # a server of another version: better refused than waited for
+            raise OSError(errno.ENOSYS, f"no such request: {request}")
 
     def _open(self, message: dict[str, Any]) -> None:
         space = self._scratch.open(message["disk_bytes"])
-        uid, idmap = self._foundation.uid, None
-        if self._idmaps is not None:
-            uid, idmap = self._idmaps.take()
-        self._boxes[message["box"]] = _OpenBox(space, uid, idmap)
+        self._boxes[message["box"]] = _OpenBox(space, self._users.take())
         try:
             workspace = self._scratch.add(space, "workspace", 0o755)
             fd = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                wire.send(self._control, {"event": "opened", "box": message["box"]}, [fd])
+                self._tell({"event": "opened", "box": message["box"]}, [fd])
             finally:
                 os.close(fd)
         except OSError:
@@ -127,32 +139,11 @@ class Launcher:
         for scratch in plan.scratch:
             mode = 0o1777 if scratch.target == "/tmp" else 0o755
             self._scratch.add(opened.space, scratch.name, mode)
-        opened.runs += 1
-        seat = boxes.Seat(
-            space=opened.space.path,
-            serial=opened.runs,
-            uid=opened.uid,
-            gid=opened.uid if opened.idmap is not None else self._foundation.gid,
-            idmap=opened.idmap,
-        )
-        if message["interpreter"]:
-            extra = [] if seat.idmap is None else [seat.idmap]
-            run, given_fds = message["run"], [*fds, *extra]
-            self._interpreters.fork(message["interpreter"], run, asdict(seat), given_fds)
-            return
-        # The next child, and it alone, is process 1 of a new pid namespace; then back to our own,
-        # or the following unshare would be refused (unshare(2)).
-        sys.unshare(sys.CLONE_NEWPID)
-        try:
-            pid = os.fork()
-            if pid == 0:
-                given = boxes.BoxFds(fds[1:])
-                self._become(plan, seat, given)
-        finally:
-            sys.setns(self._own_pid_namespace, sys.CLONE_NEWPID)
-        pidfd = os.pidfd_open(pid)
-        self._runs[pidfd] = (message["run"], pid)
-        self._poll.register(pidfd, select.POLLIN)
+        opened.serial += 1
+        seat = boxes.Seat(space=opened.space.path, serial=opened.serial, user=opened.user)
+        tree = TreeFds.of(fds[1:])
+        made = self._trees.make(message["run"], plan, seat, tree, message["interpreter"])
+        opened.hold_mounts(made)
 
     def _attach(self, message: dict[str, Any], fds: list[int]) -> None:
         """Add mounts to a box that waits at the gate, from outside: it has no right to do so itself."""
@@ -160,53 +151,30 @@ class Launcher:
         plan = decode_plan(wire.read_all(fds[0]))
         for scratch in plan.scratch:
             self._scratch.add(opened.space, scratch.name, 0o755)
-        opened.runs += 1
-        made = mounts.detach(self._foundation, plan, opened.space.path, opened.runs, opened.idmap)
-        sys.setns(fds[1], sys.CLONE_NEWNS)
-        try:
-            mounts.replace(made)
-        finally:
-            sys.setns(self._own_mounts, sys.CLONE_NEWNS)
-        wire.send(self._control, {"event": "attached", "run": message["run"]})
+        opened.serial += 1
+        idmap = opened.user.idmap
+        made = mounts.detach(self._foundation, plan, opened.space.path, opened.serial, idmap)
+        self._trees.visit(opened.mounts, lambda: mounts.replace(made))
+        self._tell({"event": "attached", "run": message["run"]})
 
-    def _reap_orphans(self) -> None:
-        """Boxes of an interpreter that ended before it told of them: this is process 1 to them."""
-        mine = {pid for _run, pid in self._runs.values()}
-        mine |= {pid for _box, _opened, pid in self._cleaning.values()}
-        mine |= self._interpreters.pids
-        with suppress(ChildProcessError):
-            while True:
-                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-                if ended is None or ended.si_pid in mine:
-                    return
-                os.waitpid(ended.si_pid, 0)
-
-    def _become(self, plan: Plan, seat: boxes.Seat, fds: boxes.BoxFds) -> NoReturn:
-        """The child: process 1 of a box, and in the end the program."""
-        try:
-            boxes.run_program(boxes.run_box(self._foundation, plan, seat, fds, self._seccomp))
-        finally:
-            os._exit(1)
-
-    def _kill(self, run: int) -> None:
-        if self._interpreters.kill(run):
-            return
-        for pidfd, (number, _pid) in self._runs.items():
-            if number == run:
-                with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-
-    def _close(self, box: int) -> None:
-        opened = self._boxes.pop(box, None)
+    def _close(self, number: int) -> None:
+        opened = self._boxes.pop(number, None)
         if opened is None:
             raise OSError(errno.ENOENT, "no such box")
-        self._scratch.retire(opened.space)
+        opened.hold_mounts(_NONE)
+        if self._scratch.retire(opened.space):
+            clean = False
+            with suppress(OSError):
+                self._scratch.clean(opened.space)
+                clean = True
+            self._closed(number, opened, clean=clean)
+            return
         pid = os.fork()
         if pid == 0:
             self._clean(opened.space)
-        pidfd = os.pidfd_open(pid)
-        self._cleaning[pidfd] = (box, opened, pid)
-        self._poll.register(pidfd, select.POLLIN)
+        self._children.watch(
+            pid, lambda ended: self._closed(number, opened, clean=ended.status == 0)
+        )
 
     def _clean(self, space: Space) -> NoReturn:
         """A process of its own, with the launcher's rights, inside the launcher's namespaces."""
@@ -218,40 +186,19 @@ class Launcher:
         finally:
             os._exit(code)
 
-    def _child_ended(self, pidfd: int) -> None:
-        if pidfd not in self._runs and pidfd not in self._cleaning:
-            return  # it was let go of since the kernel named it
-        self._poll.unregister(pidfd)
-        os.close(pidfd)
-        self._reap_orphans()
-        if pidfd in self._runs:
-            run, pid = self._runs.pop(pidfd)
-            _, status, usage = os.wait4(pid, 0)
-            cpu_ns = int((usage.ru_utime + usage.ru_stime) * 1e9)
-            message = {"event": "exited", "run": run, "status": status, "cpu_ns": cpu_ns}
-            wire.send(self._control, message)
-            return
-        box, opened, pid = self._cleaning.pop(pidfd)
-        _, status = os.waitpid(pid, 0)
+    def _closed(self, number: int, opened: _OpenBox, *, clean: bool) -> None:
         with suppress(OSError):  # a mount that is still busy goes with its last user
-            self._scratch.recycle(opened.space, clean=status == 0)
-        if self._idmaps is not None:
-            self._idmaps.give_back(opened.uid)
-        wire.send(self._control, {"event": "closed", "box": box})
+            self._scratch.recycle(opened.space, clean=clean)
+        self._users.give_back(opened.user)
+        self._tell({"event": "closed", "box": number})
 
 
-def _usable_idmaps(foundation: Foundation) -> IdMaps | None:
-    """A user for each box where every file system involved takes idmapped mounts; else None, and
-    the boxes share the owner's user."""
-    if foundation.rootless:
-        return None
-    idmaps = IdMaps(foundation.uid)
+def _users_apart(foundation: Foundation) -> bool:
+    """A user for each box where every file system involved takes idmapped mounts; else the boxes
+    share the owner's user."""
     state = os.path.dirname(foundation.base_dir)
     places = [state, foundation.scratch_dir]
-    try:
-        return idmaps if idmaps.works_on(places) else None
-    except OSError:
-        return None
+    return not foundation.rootless and idmaps_work_on(foundation.uid, places)
 
 
 def _receive_foundation(control: socket.socket) -> Foundation:
@@ -271,15 +218,16 @@ def _write(path: str, text: str) -> None:
 
 
 def _enter_namespaces(foundation: Foundation) -> None:
-    """Own mounts and a pid namespace for the child; rootless, a user namespace that gives the
-    capabilities for both (user_namespaces(7))."""
+    """Own namespaces of every kind that a box has, and a pid namespace for the child: who leaves
+    them for those of a box may come back only to what its own user namespace owns.  Rootless, that
+    user namespace gives the capabilities for all (user_namespaces(7))."""
     uid, gid = os.geteuid(), os.getegid()
     if foundation.rootless:
         sys.unshare(sys.CLONE_NEWUSER)
         _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"0 {uid} 1")
         _write("/proc/self/gid_map", f"0 {gid} 1")
-    sys.unshare(sys.CLONE_NEWNS | sys.CLONE_NEWPID)
+    sys.unshare(boxes.KINDS | sys.CLONE_NEWPID)
 
 
 def _wait_for(pid: int) -> NoReturn:
@@ -297,6 +245,7 @@ def _allow_core_limit() -> None:
 
 def _make_ready(foundation: Foundation) -> None:
     _allow_core_limit()
+    os.umask(0o022)
     sys.mount(None, "/", None, sys.MS_REC | sys.MS_SLAVE)
     mounts.build_base(foundation)
     kind = "mode=700,size=1m"
@@ -308,6 +257,7 @@ def _make_ready(foundation: Foundation) -> None:
 def main(control_fd: int) -> NoReturn:
     """Entry point; see the module's docstring.  Refusals at start are reported as `failed`."""
     sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
+    sys.set_name("era-launcher")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the server alone decides when this process ends
     control = socket.socket(fileno=control_fd)

@@ -1,8 +1,9 @@
 """The file system of a box: the base all boxes share, and what one box adds to it.
 
-`build_base` runs once in the launcher; `enter` runs in process 1 of a box, in its own mount
-namespace, with the launcher's capabilities and before the box's user namespace exists.  So no
-process of the box ever has a capability over its own mounts.
+`build_base` runs once in the launcher; `enter` runs in the launcher too, in the new mount namespace of
+a box, which belongs to the launcher's user namespace; `mount_proc` in process 1 of the box before it
+gives up its rights.  So no process of the box that runs a program ever has a capability over its own
+mounts.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _DEVICE_LINKS = (
 )
 _EMPTY_FILE = "/.empty"
 _EMPTY_DIR = "/.empty.d"
+_HOST_PROC = "/.proc"
 _TMPFS_FLAGS = sys.MS_NOSUID | sys.MS_NODEV
 
 
@@ -96,6 +98,7 @@ def build_base(foundation: Foundation) -> None:
         os.symlink(link_target, base + path)
     os.close(os.open(base + _EMPTY_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o444))
     os.mkdir(base + _EMPTY_DIR, 0o555)
+    os.mkdir(base + _HOST_PROC, 0o555)
     for bind in (*device_binds(), *foundation.binds):
         target = _mount_point(base, bind.target, directory=os.path.isdir(bind.source))
         _attach(_clone(bind, None), target)
@@ -205,48 +208,55 @@ def replace(mounts: list[tuple[str, int]]) -> None:
     attach(mounts)
 
 
-def _mask(base: str, path: str) -> None:
-    target = base + path
-    if not os.path.lexists(target):
+def _mask(path: str) -> None:
+    if not os.path.lexists(path):
         return
-    source = base + (_EMPTY_DIR if os.path.isdir(target) else _EMPTY_FILE)
+    source = _EMPTY_DIR if os.path.isdir(path) else _EMPTY_FILE
     tree = sys.clone_mount(source, recursive=False)
     try:
         sys.set_mount_flags(tree, _RO | sys.MOUNT_ATTR_NOEXEC, recursive=False)
-        sys.attach_mount(tree, target)
+        sys.attach_mount(tree, path)
     finally:
         os.close(tree)
 
 
-def _read_only(base: str, path: str) -> None:
-    if os.path.lexists(base + path):
-        tree = sys.clone_mount(base + path, recursive=True)
+def _read_only(path: str) -> None:
+    if os.path.lexists(path):
+        tree = sys.clone_mount(path, recursive=True)
         try:
             sys.set_mount_flags(tree, _RO | sys.MOUNT_ATTR_NOEXEC, recursive=True)
-            sys.attach_mount(tree, base + path)
+            sys.attach_mount(tree, path)
         finally:
             os.close(tree)
 
 
+def mount_proc(plan: Plan, *, rootless: bool) -> None:
+    """Mount the box's /proc and cover what the plan covers of it.  In process 1: /proc shows the pid
+    namespace of who mounts it."""
+    sys.mount("proc", "/proc", "proc", sys.MS_NOSUID | sys.MS_NODEV | sys.MS_NOEXEC, "hidepid=2")
+    if rootless:
+        sys.umount(_HOST_PROC)
+    for path in plan.masked:
+        _mask(path)
+    for path in plan.read_only:
+        _read_only(path)
+
+
 def enter(foundation: Foundation, plan: Plan, space: str, serial: int, idmap: int | None) -> None:
-    """Give this process (process 1 of a box, fresh mount namespace) the box's root.
+    """Give this process (the launcher, in a fresh mount namespace) the box's root, but for /proc.
 
     Afterwards nothing of the host is reachable by path.  Arguments as of `detach`.
     """
     base = foundation.base_dir
     sys.mount(None, "/", None, sys.MS_REC | sys.MS_PRIVATE)
-    proc_flags = sys.MS_NOSUID | sys.MS_NODEV | sys.MS_NOEXEC
-    sys.mount("proc", f"{base}/proc", "proc", proc_flags, "hidepid=2")
     shm = f"mode=1777,size={plan.shm_bytes},nr_inodes=65536"
     sys.mount("shm", f"{base}/dev/shm", "tmpfs", _TMPFS_FLAGS, shm)
     attach(detach(foundation, plan, space, serial, idmap), base)
-    for path in plan.masked:
-        _mask(base, path)
-    for path in plan.read_only:
-        _read_only(base, path)
+    if foundation.rootless:
+        # A user namespace may mount /proc only where one is in sight (fs/namespace.c,
+        # mount_too_revealing): the host's, until process 1 has mounted the box's own.
+        _attach(sys.clone_mount("/proc", recursive=True), base + _HOST_PROC)
     root = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    with suppress(OSError):
-        os.umask(0o022)
     sys.set_mount_flags(root, _RO, recursive=False)
     os.fchdir(root)
     os.close(root)

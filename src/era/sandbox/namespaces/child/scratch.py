@@ -28,6 +28,9 @@ _STALE_INODES = 256
 """Without a journal ext4 does not give a file the inode of one deleted in the last minute, and looks
 at each such inode on the way (fs/ext4/ialloc.c, recently_deleted): thousands of them make every new
 file slow.  Mounted anew it has forgotten them (about 5 ms), so no box pays for the one before."""
+_QUICK_INODES = 128
+_QUICK_BYTES = 4 << 20
+"""Less than this is removed in a fraction of the time that a process takes to start."""
 _KEEP = 32
 """Empty spaces kept ready for each size."""
 _BYTES_PER_INODE = 16384
@@ -209,11 +212,17 @@ class Scratch:
             os.chmod(path, mode)
         return path
 
-    def retire(self, space: Space) -> None:
-        """The box is done with `space`: to be called before `clean`, in the launcher itself."""
+    def retire(self, space: Space) -> bool:
+        """The box is done with `space`: to be called before `clean`, in the launcher itself.  Whether
+        cleaning it will be so quick that the launcher may do it itself."""
+        used = os.statvfs(space.mount_point)
+        inodes = used.f_files - used.f_ffree
         if space.slot is not None:
-            used = os.statvfs(space.mount_point)
-            space.slot.stale += used.f_files - used.f_ffree
+            space.slot.stale += inodes
+            if space.slot.stale > _STALE_INODES:
+                return False
+        used_bytes = (used.f_blocks - used.f_bfree) * used.f_frsize
+        return inodes < _QUICK_INODES and used_bytes < _QUICK_BYTES
 
     def clean(self, space: Space) -> None:
         """Empty `space`.  Runs in a process of its own: a box may have left a million files."""

@@ -1,16 +1,19 @@
 """Imports modules before any program does, and notes what a first import of each would bring.
 
 Standing process only, before it forks; nothing of this module stays.  While a module runs, every
-import it asks for is noted, as is every exit function it registers: those take effect when a program
-imports the module.
+import it asks for is noted, as is every function it registers for the end or for forks: those take
+effect when a program imports the module.
 """
 
 from __future__ import annotations
 
 import builtins
+import ctypes
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from types import ModuleType
 from typing import Any, Final
 
@@ -25,6 +28,7 @@ _OURS: Final = (
 _UNSEEN_NAME: Final = "<frozen importlib._bootstrap>"
 """The name that what stays is compiled under: like Python's own import system, it is left out of
 tracebacks and of the frames that warnings are attributed to."""
+_OPENSSL_INIT_NO_ATEXIT: Final = 0x80000
 _PARTS: Final = (
     "../gate.py",
     *(f"resident/{part}.py" for part in ("knowing", "beginning", "ending")),
@@ -41,6 +45,7 @@ class Recorder:
     def __init__(self, before: Mapping[str, ModuleType]) -> None:
         self.needs: dict[str, dict[str, None]] = {}
         self.exits: dict[str, list[tuple[Any, ...]]] = {}
+        self.forks: dict[str, list[dict[str, Any]]] = {}
         self._seen = {*before, *sys.modules}
         self._running: list[str] = []
         self._load: Callable[..., Any] = _bootstrap._find_and_load_unlocked
@@ -55,6 +60,8 @@ class Recorder:
         builtins.__import__ = self._importing  # type: ignore[assignment]
         atexit: Any = __import__("atexit")
         self._register, atexit.register = atexit.register, self._registering
+        at_fork: Any = os.register_at_fork
+        os.register_at_fork = self._noting_fork
         try:
             for name in names:
                 self._try(name)
@@ -63,6 +70,7 @@ class Recorder:
             _bootstrap._find_and_load = self._ask
             builtins.__import__ = self._import
             atexit.register = self._register
+            os.register_at_fork = at_fork
 
     def _try(self, name: str) -> None:
         try:
@@ -126,6 +134,9 @@ class Recorder:
         self.exits.setdefault(self._running[-1], []).append((call, names))
         return call[0]
 
+    def _noting_fork(self, **functions: Any) -> None:
+        self.forks.setdefault(self._running[-1], []).append(functions)
+
 
 def _asked_for(name: str, needs: Mapping[str, Iterable[str]]) -> list[str]:
     """What a first import of `name` asks for, in the order in which it is there in the end, among it
@@ -155,12 +166,24 @@ def _resident() -> dict[str, Any]:
     return namespace
 
 
+def _spare_the_end_of_openssl() -> None:
+    """Have libcrypto not free its tables when a program ends (OPENSSL_init_crypto(3)): that touches
+    some 200 pages, each of which is copied then, for memory that the kernel takes back anyway.  To be
+    called before anything that uses it is imported."""
+    with suppress(OSError, AttributeError, ImportError):  # a Python without it
+        spec = importlib.util.find_spec("_hashlib")
+        if spec is not None and spec.origin is not None:
+            libcrypto = ctypes.CDLL(spec.origin)
+            libcrypto.OPENSSL_init_crypto(ctypes.c_uint64(_OPENSSL_INIT_NO_ATEXIT), None)
+
+
 def prepare(before: Mapping[str, ModuleType]) -> dict[str, Any]:
     """Import what is wanted ahead; the names of what stays (`resident`), told what is known."""
     # What importing this module brought is imported again, to be noted.
     for name in [name for name in sys.modules if name not in before]:
         if name.partition(".")[0] not in ("era", "sitecustomize"):
             del sys.modules[name]
+    _spare_the_end_of_openssl()
     recorder = Recorder(before)
     recorder.run([*_OURS, *os.environ[standby.AHEAD].split()])
     asked = {
@@ -169,7 +192,8 @@ def prepare(before: Mapping[str, ModuleType]) -> dict[str, Any]:
         if name in sys.modules
     }
     resident = _resident()
-    resident["remember"](dict(before), asked, recorder.exits)
+    resident["remember"](dict(before), asked, recorder.exits, recorder.forks)
     resident["measure"]()
+    resident["stand_in_environment"](("PYTHONPATH", standby.AHEAD, standby.PAD))
     resident["functions_on_stack"]()  # the first time costs: the unwinder is loaded
     return resident

@@ -1,4 +1,4 @@
-"""The standing process: forks boxes on the launcher's request and reaps them.
+"""The standing process: forks programs' processes on the launcher's request and reaps them.
 
 It runs in the interpreter that programs run in, inside the launcher's namespaces and with its
 capabilities.
@@ -7,30 +7,36 @@ capabilities.
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import socket
+import time
+from contextlib import suppress
 from typing import Any
 
-from era.sandbox.namespaces.child import box as boxes
-from era.sandbox.namespaces.child import syscalls, wire
+from era.sandbox.namespaces.child import box, program, syscalls, wire
 from era.sandbox.namespaces.child.standby import CONTROL_FD
-from era.sandbox.plan import Foundation, decode_foundation, decode_plan
+from era.sandbox.plan import Foundation, decode_foundation
+
+_AtGate = tuple[int, int]
+_SPACES = 1 + len(box.NAMESPACES)
+"""A request's descriptors: a box's pid namespace, its others, its control socket, then those of the
+program's process."""
 
 
 class Standby:
-    """Forks boxes and tells the launcher of each; `foundation` is what it builds them on."""
+    """Forks the processes of programs into boxes, and tells the server how each ended."""
 
     def __init__(self, control: socket.socket, foundation: Foundation) -> None:
         self._control = control
-        self._foundation = foundation
         self._seccomp = syscalls.FilterProgram(bytes.fromhex(foundation.filter))
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self._runs: dict[int, tuple[int, int]] = {}  # pidfd -> (run, pid)
+        self._runs: dict[int, tuple[int, int]] = {}  # pidfd -> pid, control socket of its box
         self._poll = select.poll()
         self._poll.register(control.fileno(), select.POLLIN)
 
-    def serve(self) -> boxes.AtGate:
+    def serve(self) -> _AtGate:
         """Until the launcher is gone; returns in a program's process only."""
         wire.send(self._control, {"event": "standing"})
         while True:
@@ -41,49 +47,78 @@ class Standby:
                 message, fds = wire.receive(self._control)
                 if message is None:
                     os._exit(0)
-                at_gate = self._fork(message, fds)
+                at_gate = self._fork(message["terms"], fds)
                 if at_gate is not None:
                     return at_gate
 
-    def _fork(self, message: dict[str, Any], fds: list[int]) -> boxes.AtGate | None:
-        plan = decode_plan(wire.read_all(fds[0]))
-        members = dict(message["seat"])
-        if members["idmap"] is not None:
-            members["idmap"] = fds.pop()
-        seat = boxes.Seat(**members)
-        given = boxes.BoxFds(fds[1:])
-        syscalls.unshare(syscalls.CLONE_NEWPID)
+    def _fork(self, terms: dict[str, Any], fds: list[int]) -> _AtGate | None:
+        """A child in the pid namespace of a box; it goes into the others itself."""
+        pids, spaces, control = fds[0], fds[1:_SPACES], fds[_SPACES]
+        given = fds[_SPACES + 1 :]
+        try:
+            pid = self._fork_into(pids)
+        except OSError as error:  # the box has ended, or no process can be made
+            _tell(control, {"event": "failed", "step": "fork", "errno": error.errno or 0})
+            os.close(control)
+        else:
+            if pid == 0:
+                return _become(terms, spaces, program.ProgramFds.of(given), self._seccomp)
+            pidfd = os.pidfd_open(pid)
+            self._runs[pidfd] = (pid, control)
+            self._poll.register(pidfd, select.POLLIN)
+        for fd in (pids, *spaces, *given):
+            os.close(fd)
+        return None
+
+    def _fork_into(self, pids: int) -> int:
+        """fork(2) with the child in the pid namespace `pids`."""
+        syscalls.setns(pids, syscalls.CLONE_NEWPID)
+        pid = -1
         try:
             pid = os.fork()
-        except OSError:
-            pid = -1
-        if pid == 0:
-            return boxes.run_box(self._foundation, plan, seat, given, self._seccomp)
-        syscalls.setns(self._pid_namespace, syscalls.CLONE_NEWPID)
-        if pid < 0:
-            os._exit(1)  # no process can be made: end, and be started anew
-        for fd in fds:
-            os.close(fd)
-        if seat.idmap is not None:
-            os.close(seat.idmap)
-        pidfd = os.pidfd_open(pid)
-        self._runs[pidfd] = (message["run"], pid)
-        self._poll.register(pidfd, select.POLLIN)
-        wire.send(self._control, {"event": "forked", "run": message["run"]}, [pidfd])
-        return None
+        finally:
+            if pid:
+                syscalls.setns(self._pid_namespace, syscalls.CLONE_NEWPID)
+        return pid
 
     def _ended(self, pidfd: int) -> None:
         self._poll.unregister(pidfd)
         os.close(pidfd)
-        run, pid = self._runs.pop(pidfd)
-        _, _status, usage = os.wait4(pid, 0)
-        cpu_ns = int((usage.ru_utime + usage.ru_stime) * 1e9)
-        wire.send(self._control, {"event": "exited", "run": run, "cpu_ns": cpu_ns})
+        pid, control = self._runs.pop(pidfd)
+        before_ns = _used_by_children_ns()
+        _, status = os.waitpid(pid, 0)  # os.wait4 would import a module, in the sight of programs
+        cpu_ns = _used_by_children_ns() - before_ns
+        event = {"event": "ended", "status": status, "cpu_ns": cpu_ns}
+        _tell(control, event | {"at_ns": time.monotonic_ns()})
+        os.close(control)
 
 
-def serve() -> tuple[int, int, int]:
-    """Serve the launcher; in a program's process, locked up, the descriptors of its gate: the gate,
-    the memory file with the start, and where to say that it is ready."""
+def _used_by_children_ns() -> int:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return int((used.ru_utime + used.ru_stime) * 1e9)
+
+
+def _become(
+    terms: dict[str, Any],
+    spaces: list[int],
+    fds: program.ProgramFds,
+    seccomp: syscalls.FilterProgram,
+) -> _AtGate:
+    """In the child: into the box, and locked up there."""
+    program.enter(spaces)
+    program.lock_up(program.Terms(**terms), fds, seccomp)
+    return fds.gate, fds.start
+
+
+def _tell(control: int, event: dict[str, Any]) -> None:
+    """Tell the server about one box, over its control socket; it may have given the box up."""
+    with suppress(OSError):
+        os.write(control, wire.pack(event))
+
+
+def serve() -> _AtGate:
+    """Serve the launcher; in a program's process, locked up, the descriptors of its gate and of the
+    memory file with the start."""
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     control = socket.socket(fileno=CONTROL_FD)
     message, fds = wire.receive(control)
@@ -94,4 +129,4 @@ def serve() -> tuple[int, int, int]:
         os.close(fd)
     at_gate = Standby(control, foundation).serve()
     control.detach()
-    return at_gate.gate, at_gate.start, at_gate.ready
+    return at_gate

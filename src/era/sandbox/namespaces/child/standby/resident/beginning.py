@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import posix
 import site
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from era.sandbox.namespaces.child.gate import become, say_ready, wait
-    from era.sandbox.namespaces.child.standby.resident.ending import watch_the_end
+    from era.sandbox.namespaces.child.standby.resident.ending import (
+        functions_on_stack,
+        nothing_acts,
+        watch_the_end,
+    )
     from era.sandbox.namespaces.child.standby.resident.knowing import (
         at_start,
         find_customization,
-        forget,
         hide_others,
         import_from_here,
-        known,
     )
 
 _signal: Any = __import__("_signal")
-_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _FIRST_FIELD = 3
 _ENV_START_FIELD = 50
 _ENV_END_FIELD = 51
 _PATH = tuple(sys.path)
+_PROGRAM = """
+import sys
+class C:
+    def f(self, x): return f"{x!r:>3}" + ",".join(str(i) for i in range(3) if x)
+try:
+    C().f({"a": [1.5, (None,)]}).split(",")[:2]
+except ValueError as error:
+    raise
+"""
 libc: Any = ctypes.PyDLL(None)
 _area: list[int] = []
+_standing: dict[str, str] = {}
 
 
 def measure() -> None:
@@ -42,15 +54,15 @@ def measure() -> None:
     _area.extend(int(fields[at - _FIRST_FIELD]) for at in (_ENV_START_FIELD, _ENV_END_FIELD))
 
 
-def begin(gate: int, start: int, ready: int) -> None:
+def begin(gate: int, start: int) -> None:
     """In a program's process, locked up: wait, then be the interpreter that runs the program."""
-    forget("era")
-    hide_others()
+    if len(sys.modules) != len(at_start) + 1:  # beside them only the hook
+        hide_others()
+    gc.collect()  # what brought this process here
     _set_signals()
-    _set_thread()
     _renew_main()
-    libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
-    say_ready(ready)
+    _rehearse()
+    say_ready(gate)
     told = wait(gate, start)
     env = dict(told["env"])
     _set_path(env.get("PYTHONPATH", ""))
@@ -66,17 +78,23 @@ def begin(gate: int, start: int, ready: int) -> None:
     watch_the_end()
 
 
+def _rehearse() -> None:
+    """Do once what a program's start and end do: a page that is copied now is not waited for then."""
+    _set_path("")
+    _needs_its_own_start("")
+    exec(compile(_PROGRAM, "<string>", "exec", dont_inherit=True), {"__name__": "rehearsal"})
+    sys.stdout.write("")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    nothing_acts()
+    functions_on_stack()
+
+
 def _set_signals() -> None:
     _signal.set_wakeup_fd(-1)
     _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
     _signal.signal(_signal.SIGXFSZ, _signal.SIG_IGN)
     _signal.signal(_signal.SIGINT, _signal.default_int_handler)
-
-
-def _set_thread() -> None:
-    threading = known.get("threading")
-    if threading is not None:
-        threading.main_thread()._set_native_id()
 
 
 def _renew_main() -> None:
@@ -89,8 +107,22 @@ def _renew_main() -> None:
     sys.modules["__main__"] = new
 
 
+def stand_in_environment(own: Iterable[str]) -> None:
+    """Have the environment that most programs have, so that there is nothing to do for them: this
+    process's own but for `own`.  Standing process."""
+    env = {name: value for name, value in os.environ.items() if name not in own}
+    _write_environment(env)
+    _standing.update(env)
+
+
 def _set_environment(env: Mapping[str, str]) -> None:
+    if list(env.items()) != list(_standing.items()):
+        _write_environment(env)
+
+
+def _write_environment(env: Mapping[str, str]) -> None:
     """For Python, for the C library, and for whoever reads /proc/self/environ."""
+    zone = _standing.get("TZ", "")
     libc.clearenv()  # first: what the C library has of it lies where the other is written
     posix.environ.clear()  # the dictionary below os.environ
     os.environ.update(env)
@@ -98,7 +130,8 @@ def _set_environment(env: Mapping[str, str]) -> None:
     start, end = _area
     ctypes.memset(start, 0, end - start)
     ctypes.memmove(start, text, min(len(text), end - start))
-    time.tzset()
+    if env.get("TZ") != zone:
+        time.tzset()
 
 
 def _set_path(python_path: str) -> None:

@@ -89,7 +89,7 @@ def _end_quickly() -> bool:
     """Whether the interpreter need not be taken apart in Python's own way."""
     if any(_is_foreign(name, module) for name, module in sys.modules.items()):
         return False  # what compiled code does at its end is not known
-    if not _nothing_acts():
+    if not nothing_acts():
         return False
     if functions_on_stack() == _NORMAL_END and not hasattr(sys, "last_type"):
         _exit_code.append(0)
@@ -138,7 +138,7 @@ def _is_foreign(name: str, module: Any) -> bool:
     return type(module) is not ModuleType or type(loader) is not external.SourceFileLoader
 
 
-def _nothing_acts() -> bool:
+def nothing_acts() -> bool:
     """Whether no object of the program does anything when it is destroyed."""
     if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > _LARGE_KIB:
         return False  # to look at every object would cost more than it saves

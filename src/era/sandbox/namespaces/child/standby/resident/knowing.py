@@ -30,6 +30,7 @@ fresh: set[str] = set()
 """Known modules that nothing has imported yet."""
 _looked_for: dict[str, tuple[str, ...]] = {}
 _exits: dict[str, list[tuple[Any, ...]]] = {}
+_forks: dict[str, list[dict[str, Any]]] = {}
 _specs: dict[str, Any] = {}
 _paths: dict[str, list[str]] = {}
 _apart: set[str] = set()
@@ -51,13 +52,15 @@ def remember(
     before: dict[str, ModuleType],
     asked: dict[str, tuple[str, ...]],
     exits: dict[str, list[tuple[Any, ...]]],
+    forks: dict[str, list[dict[str, Any]]],
 ) -> None:
     """What `ahead.prepare` found: the modules of the start; what the import of each other one asks
-    for, itself last; the exit functions that modules register."""
+    for, itself last; the functions that modules register for the end, and for forks."""
     at_start.update(before)
     known.update(before)
     known.update({name: sys.modules[name] for name in asked})
     _exits.update(exits)
+    _forks.update(forks)
     _library.extend(_places())
     _hooks.extend(sys.path_hooks)
     _finders.extend(sys.meta_path)
@@ -124,7 +127,8 @@ def hide(searched: Mapping[str, Any]) -> None:
 
 
 def hide_others() -> None:
-    """Take modules that are not of the start out of `sys.modules`."""
+    """Take modules that are not of the start out of `sys.modules`; what is not known is held by who
+    uses it only."""
     for name in [name for name in sys.modules if name not in at_start and name != "sitecustomize"]:
         del sys.modules[name]
 
@@ -205,6 +209,12 @@ def _make_seen(name: str) -> None:
             sys.path_importer_cache.setdefault(place, _cache[place])
     for call, names in _exits.get(name, ()):
         atexit.register(*call, **names)
+    for functions in _forks.get(name, ()):
+        os.register_at_fork(**functions)
+        if "after_in_child" in functions:
+            functions["after_in_child"]()  # there was a fork since: this process is one
+    if name == "threading":
+        known[name].main_thread()._set_native_id()
 
 
 _loader: Any = SimpleNamespace(create_module=lambda spec: known[spec.name], exec_module=_hand_out)
@@ -221,5 +231,5 @@ def import_as_usual() -> None:
     """Import again as if there was nothing here, and hold no module any more."""
     bootstrap._find_and_load_unlocked.__code__ = _usual_code
     delattr(bootstrap, _FIND)
-    for names in (known, _specs, _exits, _cache):
+    for names in (known, _specs, _exits, _forks, _cache):
         names.clear()
