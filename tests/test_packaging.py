@@ -112,7 +112,9 @@ def test_an_undeclared_import_is_found(tmp_path: Path) -> None:
     assert undeclared(tmp_path, set()) == {"numpy"}
 
 
-@pytest.mark.parametrize(("lock", "extras"), [("serve", ()), ("test", ("test",))])
+@pytest.mark.parametrize(
+    ("lock", "extras"), [("serve", ()), ("data", ("data",)), ("test", ("data", "test"))]
+)
 def test_the_lock_fits_what_is_declared(lock: str, extras: tuple[str, ...]) -> None:
     pins = pinned(lock)
     wrong = [
@@ -123,11 +125,11 @@ def test_the_lock_fits_what_is_declared(lock: str, extras: tuple[str, ...]) -> N
     assert wrong == [], "run scripts/lock"
 
 
-def test_both_locks_agree() -> None:
-    assert pinned("serve").items() <= pinned("test").items()
+def test_the_locks_agree() -> None:
+    assert pinned("serve").items() <= pinned("data").items() <= pinned("test").items()
 
 
-@pytest.mark.parametrize("lock", ["serve", "test"])
+@pytest.mark.parametrize("lock", ["serve", "data", "test"])
 def test_every_pin_has_hashes_and_no_address(lock: str) -> None:
     text = (ROOT / "requirements" / f"{lock}.txt").read_text()
     entries = text.replace("\\\n", " ").splitlines()

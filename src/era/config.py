@@ -274,6 +274,12 @@ class Settings(BaseSettings):
     )
 
     # -- languages and setups --
+    python_packages: Items = _var(
+        "ERA_PYTHON_PACKAGES",
+        (),
+        "Python packages of the server's own environment that every box has; `none`: none."
+        "  By default those of the extra `data` that are installed.",
+    )
     resolve_timeout: Amount = _var(
         "ERA_RESOLVE_TIMEOUT", 120.0, "Seconds for resolving the modules of a Deno program."
     )

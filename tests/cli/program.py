@@ -26,7 +26,7 @@ def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("ERA_", "AGENT_")) and name != "PORT"
     }
-    return ours | {"ERA_GO_AHEAD": "0"} | dict(variables or {})
+    return ours | {"ERA_GO_AHEAD": "0", "ERA_PYTHON_PACKAGES": "none"} | dict(variables or {})
 
 
 def era(

@@ -73,6 +73,7 @@ def test_a_port_that_is_taken(tmp_path: Path, refusal: Refusal) -> None:
         ([], {"ERA_ALLOW_NETWORKS": "10.0.0.0/40"}, "ERA_ALLOW_NETWORKS must be a list"),
         ([], {"ERA_RUNTIME_ROOT": "/proc/none"}, "ERA_RUNTIME_ROOT is not a directory"),
         ([], {"ERA_DENO_IMPORT_HOSTS": "a b"}, "a registry or import host cannot be understood"),
+        ([], {"ERA_PYTHON_PACKAGES": "no-such-thing"}, "ERA_PYTHON_PACKAGES names no-such-thing"),
         (["--isolation", "microvm"], {}, "the isolation tier microvm is not available"),
         (["--log-file", "/proc/none/log"], {}, "AGENT_LOG_FILE cannot be written"),
         (["--state-dir", "/proc/era"], {}, "the state directory /proc/era cannot be used"),
@@ -249,6 +250,17 @@ def test_the_doctor(tmp_path: Path) -> None:
     assert {"box", "python", "node", "disk", "network", "state directory"} <= set(checks)
     text = era("doctor", *state, variables={"PORT": "0"})
     assert "isolation tier: namespaces" in text.stdout
+
+
+@pytest.mark.parametrize(("setting", "words"), [("none", "none"), ("packaging", "packaging ")])
+def test_the_doctor_says_which_packages_boxes_have(
+    tmp_path: Path, setting: str, words: str
+) -> None:
+    variables = {"PORT": "0", "ERA_PYTHON_PACKAGES": setting}
+    shown = era("doctor", "--json", "--state-dir", str(tmp_path / "s"), variables=variables)
+    checks = {check["name"]: check for check in json.loads(shown.stdout)["checks"]}
+    assert checks["python packages"]["ok"]
+    assert checks["python packages"]["detail"].startswith(words)
 
 
 @pytest.mark.parametrize(

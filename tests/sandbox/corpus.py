@@ -1,4 +1,4 @@
-"""Programs whose results must not tell how their box was made: tests/corpora/python, and odd ones here.
+"""Programs whose results must not tell how their box was made: tests/corpora, and odd ones here.
 
 A file of the corpus has one program after the other, each as it would stand in a file of its own:
 
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-_CORPUS = Path(__file__).parents[1] / "corpora" / "python"
+_CORPORA = Path(__file__).parents[1] / "corpora"
 _MIB = 1 << 20
 
 
@@ -138,8 +138,20 @@ _ODD = (
 
 def programs() -> tuple[Case, ...]:
     """Every program, each by a name of its own."""
-    cases = [case for path in sorted(_CORPUS.glob("*.txt")) for case in _parse(path.read_text())]
-    cases += _ODD
+    return _distinct([*_read("python"), *_ODD])
+
+
+def data_programs() -> tuple[Case, ...]:
+    """Programs for the packages that every box has."""
+    return _distinct(_read("python_data"))
+
+
+def _read(corpus: str) -> list[Case]:
+    paths = sorted((_CORPORA / corpus).glob("*.txt"))
+    return [case for path in paths for case in _parse(path.read_text())]
+
+
+def _distinct(cases: list[Case]) -> tuple[Case, ...]:
     names = [case.name for case in cases]
     assert len(set(names)) == len(names)
     return tuple(cases)

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from era import layout
-from era.languages import environment
+from era.assemble import parts
+from era.config import load
+from era.languages import environment, given
 from era.languages.table import PYTHON_AHEAD, PYTHON_ENTRY, Launch, launch
 from era.runtimes import Runtimes, discover
 from era.sandbox.base import Box, BoxSpec, Exit, Limits, Program, Readiness, Warm
@@ -80,6 +82,12 @@ def warm_python(runtimes: Runtimes, count: int = 2, modules: Sequence[str] = PYT
     )
 
 
+def data_python(runtimes: Runtimes, count: int = 2) -> Warm:
+    """The interpreter that the service keeps ready with the packages that boxes have."""
+    kept = parts.warm(load({"ERA_READY_BOXES": str(count)}), runtimes.tools)
+    return next(warm for warm in kept if warm.name == given.INTERPRETER)
+
+
 @asynccontextmanager
 async def standing_driver(
     directory: str,
@@ -89,18 +97,21 @@ async def standing_driver(
     limits: Limits = LIMITS,
     kind: type[Standing] = Standing,
     wait: bool = True,
+    packages: Sequence[str] = (),
 ) -> AsyncIterator[tuple[Standing, Runtimes]]:
-    """A started driver below `directory` whose boxes show what the service's would."""
+    """A started driver below `directory` whose boxes show what the service's would.  With `packages`
+    they have these, and the Python that stands ready has imported them."""
     for name in ("base", "scratch", "images", "runtimes"):
         os.makedirs(os.path.join(directory, name), exist_ok=True)
-    runtimes = discover(os.path.join(directory, "runtimes"))
+    runtimes = discover(os.path.join(directory, "runtimes"), packages=packages)
     place = Place(
         base_dir=os.path.join(directory, "base"),
         scratch_dir=os.path.join(directory, "scratch"),
         images=os.path.join(directory, "images") if on_disk else None,
         helper_python=runtimes.helper_python,
     )
-    warm = (warm_python(runtimes, count),) if count else ()
+    make = data_python if packages else warm_python
+    warm = (make(runtimes, count),) if count else ()
     driver = kind(place, runtimes.image, detect(), warm=warm, limits=limits)
     try:
         await driver.start()
@@ -162,7 +173,8 @@ class Outcome:
 
 async def outcome(driver: Standing, runtimes: Runtimes, case: Case, *, warm: bool) -> Outcome:
     """Run a program of the corpus; `warm` in a box made ahead, else in one made on demand."""
-    spec = BoxSpec(limits=LIMITS, interpreter="python" if warm else "")
+    ready = next(iter(driver.pool._shelves), "")
+    spec = BoxSpec(limits=LIMITS, interpreter=ready if warm else "")
     if warm:
         await driver.fill()
     async with driver.box(spec) as box:

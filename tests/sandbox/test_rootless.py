@@ -38,6 +38,7 @@ MODULES = (
     "test_syscalls.py",
     "test_warm.py",
     "test_warm_corpus.py",
+    "test_warm_data.py",
     "../sessions/test_builds.py",
 )
 """Beside this module, or relative to it."""

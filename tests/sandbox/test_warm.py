@@ -22,6 +22,7 @@ from era.languages.environment import LAYER_PYTHON
 from era.runtimes import Runtimes
 from era.sandbox.base import Bind, BoxSpec, Overlay, Warm
 from era.sandbox.namespaces import pool
+from era.sandbox.namespaces.cgroups import detect
 from tests.contracts.driver import Watch, fill
 from tests.languages.boxes import place
 from tests.sandbox.census import Process, count, launcher_processes, process, until
@@ -260,6 +261,37 @@ async def test_a_standing_interpreter_that_does_not_answer_is_replaced(
             ended = await run_code(driver, runtimes, "print(1)", timeout_seconds=1)
             assert (ended.stdout, ended.exit_code) == (b"1\n", 0)
     await recovered(ready, it)
+
+
+@pytest.mark.skipif(not ROOT, reason="only root may bound a process's forks here")
+@pytest.mark.anyio
+async def test_a_standing_interpreter_that_cannot_fork_is_done_without(ready: Ready) -> None:
+    driver, runtimes = ready
+    (it,) = standing(driver)
+    parents = detect.find_v1()
+    assert parents is not None, "this test needs the cgroup v1 hierarchies of a root service"
+    group = Path(parents["pids"], f"no-forks-{os.getpid()}")
+    group.mkdir()
+    try:
+        (group / "pids.max").write_text("1")
+        (group / "cgroup.procs").write_text(str(it.pid))
+        for _ in range(4):
+            assert (await run_code(driver, runtimes, "print(1)")).stdout == b"1\n"
+        assert it.alive
+        assert driver.waiting == 0
+        (group / "pids.max").write_text("max")
+        await recovered_by(ready, it)
+    finally:
+        (Path(parents["pids"]) / "cgroup.procs").write_text(str(it.pid))
+        group.rmdir()
+
+
+async def recovered_by(ready: Ready, it: Process) -> None:
+    """The pool fills up again from the same standing process."""
+    driver, _ = ready
+    await driver.fill(2)
+    assert it in standing(driver)
+    assert await said(ready, "print('on')") == "on\n"
 
 
 @pytest.mark.anyio

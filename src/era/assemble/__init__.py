@@ -95,7 +95,15 @@ async def find_runtimes(settings: Settings, state: StateDir) -> Runtimes:
             "ERA_RUNTIME_ROOT is not a directory",
             "Name the directory that boxes see as their root.",
         )
-    return await asyncio.to_thread(discover, state.of("runtime"), runtime_root=root or None)
+    runtimes = await asyncio.to_thread(
+        discover,
+        state.of("runtime"),
+        runtime_root=root or None,
+        packages=arguments.python_packages(settings),
+    )
+    if runtimes.no_packages:
+        _log.warning("boxes are not given the Python packages", reason=runtimes.no_packages)
+    return runtimes
 
 
 async def open_driver(

@@ -45,12 +45,13 @@ async def diagnose(settings: Settings) -> Report:
             found.append(_failed("box", error))
         else:
             found.append(Check(name="box", ok=True, detail="a trial run went well"))
-            found += _languages(runtimes)
+            found += [*_languages(runtimes), _packages(runtimes)]
             report |= {
                 "tier": driver.tier,
                 "unenforced": list(driver.unenforced),
                 "languages": dict(runtimes.tools.versions),
                 "interpreters": list(runtimes.notes),
+                "python_packages": list(runtimes.packages),
             }
     report["stronger_tiers"] = dict(_TIERS)
     report["checks"] = [_member(check) for check in found]
@@ -152,6 +153,17 @@ def _network() -> Check:
         required=False,
         detail="the host has a route out" if found else "the host has no route out",
         remedy="setups need the registries; offline runs do not",
+    )
+
+
+def _packages(runtimes: Runtimes) -> Check:
+    """Which Python packages boxes have."""
+    return Check(
+        name="python packages",
+        ok=runtimes.no_packages is None,
+        required=False,
+        detail=runtimes.no_packages or ", ".join(runtimes.packages) or "none",
+        remedy="run the server on the Python of boxes, or set ERA_PYTHON_PACKAGES=none",
     )
 
 

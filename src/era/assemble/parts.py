@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import time
+from dataclasses import replace
 from typing import Final
 
 from era.assemble import mirrors
@@ -12,9 +13,16 @@ from era.assemble.statedir import StartError
 from era.config import Settings
 from era.egress.host_addresses import HostAddresses
 from era.egress.policy import AddressRange, EgressPolicy, HostRule
-from era.languages import environment
-from era.languages.table import PYTHON_AHEAD, PYTHON_ENTRY, Tools, ahead_commands
+from era.languages import given
+from era.languages.table import (
+    PYTHON_AHEAD,
+    PYTHON_ENTRY,
+    Tools,
+    ahead_commands,
+    base_environment,
+)
 from era.models import Network
+from era.runtimes.packages import installed
 from era.sandbox.base import Limits, Readiness, Warm
 from era.sandbox.namespaces.driver import Place
 from era.sandbox.namespaces.pool import ANY
@@ -23,6 +31,9 @@ from era.sessions.settings import ModuleLimits, QueueLimits, RunLimits, SessionL
 from era.storage.base import Quota
 
 TIERS_HERE: Final = ("auto", "namespaces")
+_DATA_BOXES: Final = 2
+"""Boxes kept ready with the packages that all have: each is some MiB of memory, and they are for
+programs that take a while."""
 
 
 def clock() -> int:
@@ -103,12 +114,33 @@ def box_limits(settings: Settings) -> Limits:
     )
 
 
+def python_packages(settings: Settings) -> tuple[str, ...]:
+    """The distributions that every box gets.
+
+    Raises:
+        StartError: one of those named is not installed.
+    """
+    names = settings.python_packages
+    if not names:
+        return installed(given.USUAL)
+    if names == ("none",):
+        return ()
+    missing = [name for name in names if name not in installed(names)]
+    if missing:
+        raise StartError(
+            f"ERA_PYTHON_PACKAGES names {missing[0]}, which is not installed with the server",
+            f"Install it into the server's own environment (pip install {missing[0]}), or take it"
+            " out of ERA_PYTHON_PACKAGES.",
+        )
+    return names
+
+
 def warm(settings: Settings, tools: Tools) -> tuple[Warm, ...]:
     """What to keep ready: boxes for any program, node waiting in its box, and Python standing."""
     count = settings.ready_boxes
     if not count:
         return ()
-    env = environment.base(has_layer=False)
+    env = base_environment(tools, has_layer=False)
     kept = [Warm(name=ANY, readiness=Readiness.BOX, count=count)]
     for name, (argv, ahead) in ahead_commands(tools).items():
         kept.append(
@@ -126,6 +158,16 @@ def warm(settings: Settings, tools: Tools) -> tuple[Warm, ...]:
             count=count,
         )
         kept.append(python)
+        if tools.packages_ahead:
+            kept.append(
+                replace(
+                    python,
+                    name=given.INTERPRETER,
+                    modules=(*tools.packages_ahead, *PYTHON_AHEAD),
+                    decided=given.DECIDED_AT_IMPORT,
+                    count=min(_DATA_BOXES, count),
+                )
+            )
     return tuple(kept)
 
 

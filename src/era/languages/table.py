@@ -12,7 +12,7 @@ from typing import Final
 
 from era import layout
 from era.errors import InputError
-from era.languages import environment, gosource, scripts
+from era.languages import environment, given, gosource, scripts
 
 _NAMES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -83,6 +83,10 @@ class Tools:
     """The operator's mirror, where deno fetches `npm:` modules and looks for them in its cache."""
     platform: str = ""
     """The machine that compiled parts of packages are for."""
+    packages: tuple[str, ...] = ()
+    """Modules, at the top level, of the Python packages that every box has."""
+    packages_ahead: tuple[str, ...] = ()
+    """What of them a Python that stands ready imports."""
     versions: Mapping[str, str] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
 
@@ -190,9 +194,14 @@ def launch(
         env=_environment(language, tools, has_layer=has_layer),
         uses_go_cache=language == "go",
         uses_deno_cache=language == "deno",
-        interpreter=language,
+        interpreter=_interpreter(language, code, tools),
         build=_go_build(entry, code, tools, taken) if language == "go" else None,
     )
+
+
+def _interpreter(language: str, code: str, tools: Tools) -> str:
+    wants = language == "python" and given.wanted(code, tools.packages)
+    return given.INTERPRETER if wants and tools.packages_ahead else language
 
 
 def command_launch(
@@ -237,8 +246,13 @@ def keep_modules(directory: str, *, tools: Tools) -> Launch:
     return Launch(argv=(tools.bash, "-c", scripts.DENO_KEEP, "deno", directory), env=env)
 
 
+def base_environment(tools: Tools, *, has_layer: bool) -> dict[str, str]:
+    """What every program finds, with what the packages that boxes have need."""
+    return {**environment.base(has_layer=has_layer), **given.variables(tools.packages)}
+
+
 def _environment(language: str | None, tools: Tools, *, has_layer: bool) -> dict[str, str]:
-    env = environment.base(has_layer=has_layer)
+    env = base_environment(tools, has_layer=has_layer)
     if language == "deno":
         env["NO_COLOR"] = "1"
         if tools.npm_registry:

@@ -20,14 +20,15 @@ _FOREIGN_COST: Final = 1.25
 """How much quicker an interpreter from outside /usr must be to be worth its place."""
 _PROBE_SECONDS: Final = 20
 _PROBE: Final = (
-    "import json,os,sys,sysconfig;"
+    "import json,os,site,sys,sysconfig;"
     "print(json.dumps({'version':list(sys.version_info[:3]),"
     "'executable':os.path.realpath(getattr(sys,'_base_executable',sys.executable)),"
     "'prefix':os.path.realpath(sys.base_prefix),"
+    "'packages':[p for p in site.getsitepackages() if os.path.isdir(p)],"
     "'shared':bool(sysconfig.get_config_var('Py_ENABLE_SHARED')),"
     "'virtual':sys.prefix!=sys.base_prefix}))"
 )
-_FACTS: Final = {"version", "executable", "prefix", "shared", "virtual"}
+_FACTS: Final = {"version", "executable", "packages", "prefix", "shared", "virtual"}
 _NAME: Final = re.compile(r"python3(\.\d+)?")
 
 
@@ -35,7 +36,8 @@ _NAME: Final = re.compile(r"python3(\.\d+)?")
 class Python:
     """An interpreter; `seconds` is the quickest start seen, 0 when it was not started.
 
-    `shared` tells that it needs a library from its own prefix.
+    `shared` tells that it needs a library from its own prefix; `packages` are the directories, in
+    order, where it looks for packages.
     """
 
     executable: str
@@ -43,6 +45,7 @@ class Python:
     version: tuple[int, int, int]
     shared: bool = False
     seconds: float = 0.0
+    packages: tuple[str, ...] = ()
 
     @property
     def release(self) -> str:
@@ -103,6 +106,7 @@ def _probe(candidate: str, found: dict[str, Python]) -> Python | None:
         prefix=facts["prefix"],
         version=(major, minor, micro),
         shared=facts["shared"],
+        packages=tuple(facts["packages"]),
         seconds=min(_start_seconds(executable) for _ in range(_TIMINGS)),
     )
 

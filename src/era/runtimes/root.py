@@ -55,6 +55,11 @@ _FILES: Final[dict[str, str]] = {
         "ftp 21/tcp\nssh 22/tcp\ntelnet 23/tcp\nsmtp 25/tcp\ndomain 53/tcp\ndomain 53/udp\n"
         "http 80/tcp\npop3 110/tcp\nntp 123/udp\nimap2 143/tcp imap\nhttps 443/tcp\n"
     ),
+    "/etc/fonts/fonts.conf": (
+        '<?xml version="1.0"?>\n<!DOCTYPE fontconfig SYSTEM "urn:fontconfig:fonts.dtd">\n'
+        "<fontconfig>\n  <dir>/usr/share/fonts</dir>\n"
+        '  <cachedir prefix="xdg">fontconfig</cachedir>\n</fontconfig>\n'
+    ),
     # The go tool counts its uses in HOME unless this says not to.
     "/opt/era/etc/go/telemetry/mode": "off 2024-01-01\n",
     # Where the program of a run is shown that was compiled for it.
@@ -149,6 +154,18 @@ def add_python(draft: Draft, python: Python, empty: str) -> Python:
         draft.bind(empty, _PYTHON + packages[len(python.prefix) :])
     return replace(
         python, executable=_PYTHON + python.executable[len(python.prefix) :], prefix=_PYTHON
+    )
+
+
+def package_directories(python: Python, seen: Python) -> tuple[str, ...]:
+    """Where an interpreter of the host looks for packages, as boxes see it; `seen` is the interpreter
+    as they do.  Not below /usr/local, unless it is from there: boxes do not have that."""
+    local = python.prefix.startswith("/usr/local")
+    inside = (os.path.realpath(path) for path in python.packages)
+    return tuple(
+        seen.prefix + path[len(python.prefix) :]
+        for path in inside
+        if path.startswith(f"{python.prefix}/") and (local or not path.startswith("/usr/local/"))
     )
 
 

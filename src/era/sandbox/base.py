@@ -151,7 +151,8 @@ class Warm:
     """Boxes to keep ready.  `argv` is how a program is run, up to its own arguments, and `env` the
     variables every program has; programs whose command line begins otherwise are not run by it.
     `ahead` is the command line of an interpreter that is started before, `modules` what a standing
-    one imports; `count` how many boxes wait."""
+    one imports; `count` how many boxes wait.  `decided` are beginnings of variables that these modules
+    read once: a program that has others in its environment is not run by it."""
 
     name: str
     readiness: Readiness
@@ -159,6 +160,7 @@ class Warm:
     env: Mapping[str, str] = field(default_factory=dict)
     ahead: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
+    decided: tuple[str, ...] = ()
     count: int = 4
 
 

@@ -73,7 +73,7 @@ def fits(warm: Warm, program: Program) -> bool:
     names = program.env.keys() | warm.env.keys()
     return not any(
         name not in _UNDERSTOOD
-        and (name == "LANG" or name.startswith(_DECIDES_AT_START))
+        and (name == "LANG" or name.startswith((*_DECIDES_AT_START, *warm.decided)))
         and program.env.get(name) != warm.env.get(name)
         for name in names
     )

@@ -213,6 +213,7 @@ class Run:
             self.ended(message)
         elif event == "failed":
             self.failed(message["step"], message["errno"])
+            self.kill()
 
     def _serve_egress(self, fds: list[int]) -> None:
         assert self._egress is not None

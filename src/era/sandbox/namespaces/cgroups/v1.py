@@ -20,8 +20,9 @@ _CLOSE_ATTEMPTS: Final = 3000
 """rmdir is refused for an instant after the last process of a group has died; 1 ms between tries.
 When the service ends nobody waits, and what is not removed then stays until the next start."""
 _KEEP: Final = 32
-_LEFT_BYTES: Final = 256 << 10
-"""The kernel's own memory for a group that has had a box; more belongs to files that are still there."""
+_LEFT_BYTES: Final = 1 << 20
+"""What the kernel holds in advance for a group (64 pages a processor) or of its own for it; more
+belongs to files that are still there."""
 FIRST: Final = 1
 """Process 1 of a box is in the group, but is not the program's."""
 

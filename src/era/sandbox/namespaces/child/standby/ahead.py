@@ -2,7 +2,7 @@
 
 Standing process only, before it forks; nothing of this module stays.  While a module runs, every
 import it asks for is noted, as is every function it registers for the end or for forks: those take
-effect when a program imports the module.
+effect when a program imports the module, as do its filters of warnings and its finders of modules.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from era.sandbox.namespaces.child import standby
 
+_warnings: Any = __import__("_warnings")
 _bootstrap: Any = sys.modules["_frozen_importlib"]
 _OURS: Final = (
     *("ctypes", "dataclasses", "errno", "fcntl", "gc", "json", "platform", "resource", "select"),
@@ -46,6 +47,10 @@ class Recorder:
         self.needs: dict[str, dict[str, None]] = {}
         self.exits: dict[str, list[tuple[Any, ...]]] = {}
         self.forks: dict[str, list[dict[str, Any]]] = {}
+        self.lists: dict[str, list[tuple[str, list[Any]]]] = {}
+        self._lists = {"finders": sys.meta_path, "filters": _warnings.filters}
+        self._there = {name: list(items) for name, items in self._lists.items()}
+        self._begun = {name: list(items) for name, items in self._lists.items()}
         self._seen = {*before, *sys.modules}
         self._running: list[str] = []
         self._load: Callable[..., Any] = _bootstrap._find_and_load_unlocked
@@ -71,12 +76,14 @@ class Recorder:
             builtins.__import__ = self._import
             atexit.register = self._register
             os.register_at_fork = at_fork
+            for name, items in self._lists.items():
+                items[:] = self._begun[name]
 
     def _try(self, name: str) -> None:
         try:
             __import__(name)
-        except ImportError:
-            return  # another version of Python; a program that needs it will say so itself
+        except Exception:  # noqa: BLE001 - packages are not ours
+            return  # for another version of Python, say; a program that needs it will hear it itself
 
     def _note(self, *names: str) -> None:
         """The running module asks for `names`; before that, what it put there itself (typing.io)."""
@@ -91,6 +98,16 @@ class Recorder:
         for name in names:
             if name != self._running[-1]:
                 needs.setdefault(name)
+        self._note_lists()
+
+    def _note_lists(self) -> None:
+        """What the running module has put into lists of the interpreter."""
+        for name, items in self._lists.items():
+            there = self._there[name]
+            new = [item for item in items if not any(item is one for one in there)]
+            if new:
+                self._there[name] = list(items)
+                self.lists.setdefault(self._running[-1], []).append((name, new))
 
     def _loading(self, name: str, import_: Any) -> Any:
         self._note(name)
@@ -186,14 +203,17 @@ def prepare(before: Mapping[str, ModuleType]) -> dict[str, Any]:
     _spare_the_end_of_openssl()
     recorder = Recorder(before)
     recorder.run([*_OURS, *os.environ[standby.AHEAD].split()])
+    if len(os.listdir("/proc/self/task")) > 1:
+        raise RuntimeError("a package has started a thread: forks would be without it")
     asked = {
         name: tuple(_asked_for(name, recorder.needs))
         for name in recorder.needs
         if name in sys.modules
     }
     resident = _resident()
-    resident["remember"](dict(before), asked, recorder.exits, recorder.forks)
+    resident["remember"](dict(before), asked, recorder.exits, recorder.forks, recorder.lists)
     resident["measure"]()
     resident["stand_in_environment"](("PYTHONPATH", standby.AHEAD, standby.PAD))
+    resident["find_functions"]()
     resident["functions_on_stack"]()  # the first time costs: the unwinder is loaded
     return resident

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         at_start,
         find_customization,
         hide_others,
+        hides_packages,
         import_from_here,
     )
 
@@ -66,7 +67,7 @@ def begin(gate: int, start: int) -> None:
     told = wait(gate, start)
     env = dict(told["env"])
     _set_path(env.get("PYTHONPATH", ""))
-    if _needs_its_own_start(env.get("PYTHONPATH", "")):
+    if _needs_its_own_start(env.get("PYTHONPATH", ""), os.path.dirname(sys.orig_argv[1])):
         become(told["argv"], env)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
@@ -81,7 +82,7 @@ def begin(gate: int, start: int) -> None:
 def _rehearse() -> None:
     """Do once what a program's start and end do: a page that is copied now is not waited for then."""
     _set_path("")
-    _needs_its_own_start("")
+    _needs_its_own_start("", "")
     exec(compile(_PROGRAM, "<string>", "exec", dont_inherit=True), {"__name__": "rehearsal"})
     sys.stdout.write("")
     sys.stdout.flush()
@@ -142,8 +143,9 @@ def _set_path(python_path: str) -> None:
         site.removeduppaths()
 
 
-def _needs_its_own_start(python_path: str) -> bool:
-    """Whether an interpreter would find modules of its own start elsewhere, or a sitecustomize."""
+def _needs_its_own_start(python_path: str, beside: str) -> bool:
+    """Whether an interpreter would find modules of its own start elsewhere, or a sitecustomize; or a
+    program, whose file lies in `beside`, what the packages known here ask for."""
     tops = {name.partition(".")[0] for name in at_start}
     for place in filter(None, python_path.split(os.pathsep)):
         try:
@@ -152,4 +154,6 @@ def _needs_its_own_start(python_path: str) -> bool:
             continue
         if not tops.isdisjoint(name.partition(".")[0] for name in names):
             return True
+    if hides_packages([beside, *python_path.split(os.pathsep)]):
+        return True
     return find_customization()

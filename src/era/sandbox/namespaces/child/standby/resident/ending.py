@@ -33,19 +33,20 @@ if TYPE_CHECKING:
     )
 
 _MAX_FRAMES = 64
+_RTLD_DL_SYMENT = 1
+_SIZE_OFFSET = 16
 _LARGE_KIB = 128 << 10
 _frames = ctypes.create_string_buffer(8 * _MAX_FRAMES)
-_found = ctypes.create_string_buffer(32)
 _exit = libc.exit
+_leave = libc._exit
+_flush_all = libc.fflush
+_FOREIGN_CALLS = frozenset({"ctypes", "_ctypes"})
 _keep = libc.Py_IncRef
 _keep.argtypes = [ctypes.py_object]
 _backtrace = libc.backtrace
-_dladdr = libc.dladdr
-_dladdr.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
-_FUNCTIONS = {
-    name: ctypes.cast(getattr(libc, name), ctypes.c_void_p).value
-    for name in ("Py_FinalizeEx", "Py_Exit", "Py_RunMain")
-}
+_ENDING = ("Py_FinalizeEx", "Py_Exit", "Py_RunMain")
+_ranges: list[tuple[str, int, int]] = []
+"""Where the code of each of these functions begins and ends."""
 _NORMAL_END = frozenset({"Py_FinalizeEx", "Py_RunMain"})
 _FILES = frozenset(
     {"FileIO", "BufferedReader", "BufferedWriter", "BufferedRandom", "TextIOWrapper"}
@@ -103,19 +104,34 @@ def _end_quickly() -> bool:
 def _finish() -> None:
     """Exit, where the exit code is known and nothing more is to be said."""
     if _exit_code and _flushed():
-        _exit(_exit_code[0])
+        if not _FOREIGN_CALLS.isdisjoint(sys.modules):
+            _exit(_exit_code[0])  # the C library's own exit functions may be the program's
+        _flush_all(None)
+        _leave(_exit_code[0])
+
+
+def find_functions() -> None:
+    """Look up where the functions that end an interpreter are: once, since that reads the whole
+    table of symbols (dladdr1(3), RTLD_DL_SYMENT; elf(5), Elf64_Sym).  Standing process."""
+    libc.dladdr1.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int]
+    for name in _ENDING:
+        start = ctypes.cast(getattr(libc, name), ctypes.c_void_p).value
+        found = ctypes.create_string_buffer(32)
+        symbol = ctypes.c_void_p()
+        if not start or not libc.dladdr1(start, found, ctypes.byref(symbol), _RTLD_DL_SYMENT):
+            raise OSError(f"{name} is not to be found")
+        (size,) = struct.unpack("=Q", ctypes.string_at((symbol.value or 0) + _SIZE_OFFSET, 8))
+        _ranges.append((name, start, start + size))
 
 
 def functions_on_stack() -> set[str]:
     """Which of the functions that end an interpreter are on this thread's C stack.  Only the caller
     of Py_Exit knows its exit code, and no program can pretend to be on that stack."""
     count = _backtrace(_frames, _MAX_FRAMES)
-    names = set()
-    for address in struct.unpack_from(f"={count}Q", _frames):
-        if _dladdr(address - 1, _found):
-            start = struct.unpack_from("=4Q", _found)[3]
-            names |= {name for name, at in _FUNCTIONS.items() if at == start}
-    return names
+    addresses = struct.unpack_from(f"={count}Q", _frames)
+    return {
+        name for name, start, end in _ranges if any(start < address <= end for address in addresses)
+    }
 
 
 def _flushed() -> bool:

@@ -4,6 +4,11 @@ Modules imported ahead are not in `sys.modules`.  An import asks for a known one
 found that it is not loaded and where it would go and look for it; only when everything is as it was at
 the start, so that looking would find the very file that the known module came from, it is handed out,
 with all that its first import would have brought.  In every other case the import goes its usual way.
+
+Packages (of the directory that boxes have beside the standard library) are another matter: compiled
+parts of many can be loaded once in a process, and that has happened.  So where a program has modules
+of its own that come before anything a package asks for, it gets an interpreter of its own before it
+begins (`hides_packages`); from then on a package is known whenever looking leads to its very file.
 """
 
 from __future__ import annotations
@@ -13,12 +18,13 @@ import builtins
 import gc
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 bootstrap: Any = sys.modules["_frozen_importlib"]
 external: Any = sys.modules["_frozen_importlib_external"]
+_warnings: Any = __import__("_warnings")
 
 at_start: set[str] = set()
 """Names of the modules that an interpreter has before a program."""
@@ -35,6 +41,11 @@ _specs: dict[str, Any] = {}
 _paths: dict[str, list[str]] = {}
 _apart: set[str] = set()
 _library: list[str] = []
+_of_packages: set[str] = set()
+"""Known modules of packages, and those whose import brings one."""
+_asked_by_packages: set[str] = set()
+"""Names of files and directories that would come before something they ask for."""
+_lists: dict[str, list[tuple[str, list[Any]]]] = {}
 _finders: list[Any] = []
 _hooks: list[Any] = []
 _cache: dict[str, Any] = {}
@@ -53,14 +64,16 @@ def remember(
     asked: dict[str, tuple[str, ...]],
     exits: dict[str, list[tuple[Any, ...]]],
     forks: dict[str, list[dict[str, Any]]],
+    lists: dict[str, list[tuple[str, list[Any]]]],
 ) -> None:
     """What `ahead.prepare` found: the modules of the start; what the import of each other one asks
-    for, itself last; the functions that modules register for the end, and for forks."""
+    for, itself last; what modules register for the end and for forks, and put into lists."""
     at_start.update(before)
     known.update(before)
     known.update({name: sys.modules[name] for name in asked})
     _exits.update(exits)
     _forks.update(forks)
+    _lists.update(lists)
     _library.extend(_places())
     _hooks.extend(sys.path_hooks)
     _finders.extend(sys.meta_path)
@@ -71,7 +84,10 @@ def remember(
         brings[name] = tuple(need for need in names if need in known)
         if all(map(_is_standard, brings[name])):
             _looked_for[name] = tuple(_file_names(names))
-    fresh.update(_looked_for)
+        else:
+            _of_packages.add(name)
+            _asked_by_packages.update(_file_names(names))
+    fresh.update(_looked_for, _of_packages)
 
 
 def _places() -> list[str]:
@@ -87,7 +103,10 @@ def _is_standard(name: str) -> bool:
     spec = _specs.get(name)
     if spec is None or not spec.has_location:
         return True
-    return any(os.path.dirname(spec.origin).startswith(place) for place in _library)
+    place = os.path.dirname(spec.origin)
+    if "/site-packages" in place or "/dist-packages" in place:
+        return False
+    return any(place.startswith(directory) for directory in _library)
 
 
 def _file_names(names: tuple[str, ...]) -> Iterator[str]:
@@ -114,7 +133,7 @@ def hide(searched: Mapping[str, Any]) -> None:
     hide_others()
     for name in brings:
         parent, _, child = name.rpartition(".")
-        if not parent or name in brings.get(parent, ()):
+        if parent not in known or name in brings.get(parent, ()):
             continue  # part of its package from the package's own import on
         if vars(known[parent]).get(child) is known[name]:
             delattr(known[parent], child)
@@ -140,6 +159,11 @@ def find_customization() -> bool:
 
 def _find_known(name: str, path: Any, target: Any = None) -> Any:
     """What import asks instead of its own search: how to hand out a known module, or where it is."""
+    if name in _of_packages and name in fresh:
+        spec = _usual_find(name, path, target)
+        if spec is None or spec.origin != _specs[name].origin:
+            return spec
+        return bootstrap.ModuleSpec(name, _loader)
     if name in fresh and _all_is_as_at_start(name, path):
         return bootstrap.ModuleSpec(name, _loader)
     return _usual_find(name, path, target)
@@ -158,6 +182,19 @@ def _all_is_as_at_start(name: str, path: Any) -> bool:
         if there is not known[need] and (there is not MISSING or need not in fresh):
             return False
     return not _others_come_first(_looked_for[name])
+
+
+def hides_packages(places: Iterable[str]) -> bool:
+    """Whether one of `places`, which come before all others, has something that a known package asks
+    for by its name."""
+    for place in places if _of_packages else ():
+        try:
+            names = os.listdir(place)
+        except OSError:
+            continue
+        if not _asked_by_packages.isdisjoint(names):
+            return True
+    return False
 
 
 def _others_come_first(names: tuple[str, ...]) -> bool:
@@ -213,8 +250,24 @@ def _make_seen(name: str) -> None:
         os.register_at_fork(**functions)
         if "after_in_child" in functions:
             functions["after_in_child"]()  # there was a fork since: this process is one
+    for kind, items in _lists.get(name, ()):
+        _put_into_list(kind, items)
+    if name == "numpy.random.mtrand":
+        known[name].seed()  # the one for all, which every fork has
     if name == "threading":
         known[name].main_thread()._set_native_id()
+
+
+def _put_into_list(kind: str, items: list[Any]) -> None:
+    """What a module would put into a list of the interpreter: finders at its end, filters first."""
+    if kind == "finders":
+        sys.meta_path.extend(items)
+        _finders.extend(items)
+        return
+    _warnings.filters[:0] = items
+    for name in ("_filters_mutated", "_filters_mutated_lock_held"):
+        if hasattr(_warnings, name):
+            getattr(_warnings, name)()
 
 
 _loader: Any = SimpleNamespace(create_module=lambda spec: known[spec.name], exec_module=_hand_out)
