@@ -12,7 +12,7 @@ from typing import Final
 
 from era import layout
 from era.errors import InputError
-from era.languages import environment, given, scripts
+from era.languages import environment, given, gosource, scripts
 
 _NAMES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -89,6 +89,11 @@ class Tools:
     """What of them a Python that stands ready imports."""
     versions: Mapping[str, str] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def go_release(self) -> str:
+        """The language version of a module that names none."""
+        return ".".join(self.versions.get("go", "1.22").split(".")[:2])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +195,7 @@ def launch(
         uses_go_cache=language == "go",
         uses_deno_cache=language == "deno",
         interpreter=_interpreter(language, code, tools),
-        build=_go_build(entry, tools, taken) if language == "go" else None,
+        build=_go_build(entry, code, tools, taken) if language == "go" else None,
     )
 
 
@@ -302,11 +307,13 @@ def _go(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, 
     return (layout.PROGRAM,)
 
 
-def _go_build(entry: str, tools: Tools, taken: _Taken) -> Build:
+def _go_build(entry: str, code: str, tools: Tools, taken: _Taken) -> Build:
     seen = _free_name("era_main", ".go", taken)
     product = _free_name(f"{layout.ENTRY_PREFIX}_program", "", taken)
-    release = ".".join(tools.versions.get("go", "1.22").split(".")[:2])
-    parameters = (tools.go, entry, seen, product, release, environment.LAYER_GO)
+    alone = "era" if gosource.imports_library_only(code) else ""
+    version = tools.versions.get("go", "")
+    names = (entry, seen, product)
+    parameters = (tools.go, *names, tools.go_release, version, environment.LAYER_GO, alone)
     return Build(argv=(tools.bash, "-c", scripts.GO_BUILD, "go", *parameters), product=product)
 
 
