@@ -105,10 +105,10 @@ async def measure_http(clock: Meter, plan: Plan, folder: str) -> dict[str, Any]:
         requests = http.subjects(server, load)
         bares = bare.bare_starts(runtimes, clock)
         subjects: list[Subject] = [*requests, *bares.values()]
-        pandas = http.pandas(server, load)
+        pandas, given = http.pandas(server, load), http.given_pandas(server, load)
         fresh = bare.pandas_start(clock, sys.executable)
         tsx = bare.tsx_start(runtimes, clock, f"{folder}/look")
-        subjects += [one for one in (pandas, fresh, tsx) if one is not None]
+        subjects += [one for one in (pandas, given, fresh, tsx) if one is not None]
         rows = with_usage(await spaced("http", subjects, clock, plan), subjects)
         crowd: list[Subject] = [one for one in requests if one.name in ("python", "node")]
         crowd += [bares[name] for name in ("python", "node") if name in bares]

@@ -198,6 +198,15 @@ def requested(name: str, load: Load, body: dict[str, Any], marker: str = "") -> 
     return Requested(name=name, load=load, path="/api/execute", body=body, marker=marker)
 
 
+def given_pandas(server: Server, load: Load) -> Requested | None:
+    """The pandas snippet where every box has pandas; None where the server has none to give."""
+    body = {"language": "python", "code": PANDAS}
+    if server.ask("POST", "/api/execute", body)["exit_code"]:
+        skipped("pandas in every box", "the server has no pandas (scripts/setup data)")
+        return None
+    return requested("pandas in every box", load, body)
+
+
 def pandas(server: Server, load: Load) -> Requested | None:
     """The pandas snippet in a session whose setup has installed it; None when that fails."""
     body = {"id": SESSION, "language": "python", "setup": {"pip": ["pandas"]}}

@@ -68,7 +68,7 @@ Facts = dict[str, Any]
 BASE = {
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "TZ", "CGO_ENABLED", "GOPROXY", "GOSUMDB"),
     *("GOTOOLCHAIN", "GOENV", "GOWORK", "PYTHONUTF8", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"),
-    *("PYTHONNOUSERSITE", "DENO_DIR", "DENO_NO_UPDATE_CHECK"),
+    *("PYTHONNOUSERSITE", "DENO_DIR", "DENO_NO_UPDATE_CHECK", "DENO_TLS_CA_STORE", "NODE_USE_SYSTEM_CA"),
 }  # fmt: skip
 OF_THE_SERVICE: dict[str, Callable[[Facts], bool]] = {
     "exactly the environment given": lambda f: f["env"].keys() == BASE,

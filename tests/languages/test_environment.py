@@ -144,9 +144,14 @@ OTHERS = {
 def test_a_build_sees_the_variables_of_compilers_only() -> None:
     base = environment.base(has_layer=False)
     alone = environment.of_build(base, {})
+    plain = {"ERA_PLAIN": "1"}
+    assert alone.items() >= {**base, **plain}.items()
     assert environment.of_build(base, OTHERS) == alone
-    assert environment.of_build(base, {**OTHERS, **COMPILERS}) == {**alone, **COMPILERS}
-    assert alone.items() >= base.items()
+    assert environment.of_build(base, {**OTHERS, **COMPILERS}) | plain == {
+        **alone,
+        **COMPILERS,
+    }
+    assert "ERA_PLAIN" not in environment.of_build(base, COMPILERS)
 
 
 @pytest.mark.parametrize(

@@ -401,6 +401,13 @@ def go_program(body: str, imports: str = '"fmt"') -> str:
     return f"package main\n\nimport ({imports})\n\nfunc main() {{ {body} }}\n"
 
 
+async def test_go_is_recent_enough(go_bench: Bench) -> None:
+    ended = await go_bench.run("go", go_program("fmt.Print(runtime.Version())", '"fmt"; "runtime"'))
+    version = ended.stdout.decode().removeprefix("go")
+    assert version == go_bench.runtimes.tools.versions["go"]
+    assert tuple(map(int, version.split(".")[:2])) >= (1, 22)
+
+
 async def test_go_build_failure_is_exit_code_1(go_bench: Bench) -> None:
     ended = await go_bench.run("go", "package main\n\nfunc main() { x := 1 }\n")
     assert "era_main.go:3:15: declared and not used: x" in error(ended)

@@ -35,6 +35,7 @@ MODULES = (
     "test_output.py",
     "test_plan.py",
     "test_run.py",
+    "test_scarce.py",
     "test_syscalls.py",
     "test_warm.py",
     "test_warm_corpus.py",

@@ -85,6 +85,9 @@ _BASE: Final[Mapping[str, str]] = MappingProxyType(
         "CGO_ENABLED": "0",
         "DENO_DIR": DENO_CACHE,
         "DENO_NO_UPDATE_CHECK": "1",
+        # Certificates are those of the box's /etc, as for Python and Go, not those built in.
+        "DENO_TLS_CA_STORE": "system",
+        "NODE_USE_SYSTEM_CA": "1",
     }
 )
 _LAYER: Final[Mapping[str, str]] = MappingProxyType(
@@ -143,9 +146,11 @@ def of_build(base: Mapping[str, str], request_env: Mapping[str, str]) -> dict[st
     """The environment in which a Go program is built.
 
     Of the request's variables only those that the go tool and C compilers heed are in it: nothing
-    else can change what is built.
+    else can change what is built.  ERA_PLAIN tells that there are none.
     """
-    return {**base, "XDG_CONFIG_HOME": GO_CONFIG, **_heeded(request_env)}
+    heeded = _heeded(request_env)
+    alone = {} if heeded else {"ERA_PLAIN": "1"}
+    return {**base, "XDG_CONFIG_HOME": GO_CONFIG, **heeded, **alone}
 
 
 def is_plain(request_env: Mapping[str, str]) -> bool:

@@ -33,6 +33,7 @@ class Header:
     """What one file of a package names: import paths, and beginnings of the paths of files that it
     embeds, relative to its directory."""
 
+    package: str
     imports: frozenset[str]
     embeds: frozenset[str] = frozenset()
 
@@ -91,7 +92,8 @@ def header(text: str) -> Header:
         UnclearError: it does not begin as a Go file does, or in a way that is not understood here.
     """
     reader = _Reader(text.removeprefix("\ufeff"))
-    if reader.word() != "package" or not reader.word():
+    package = reader.word() == "package" and reader.word()
+    if not package:
         raise UnclearError
     imports: set[str] = set()
     while reader.word() == "import":
@@ -101,7 +103,19 @@ def header(text: str) -> Header:
         while not reader.follows(")"):
             imports.add(reader.path())
     embeds = _embedded(text) if "embed" in imports else frozenset()
-    return Header(imports=frozenset(imports), embeds=embeds)
+    return Header(package=package, imports=frozenset(imports), embeds=embeds)
+
+
+def imports_library_only(text: str) -> bool:
+    """Whether a Go file is a program by itself that may import nothing but packages of the library,
+    and tells the go tool nothing else."""
+    try:
+        found = header(text)
+    except UnclearError:
+        return False
+    special = {"C", "embed"}
+    alone = not any(is_elsewhere(path) or path in special for path in found.imports)
+    return found.package == "main" and alone and "//go:debug" not in text
 
 
 def _embedded(text: str) -> frozenset[str]:

@@ -9,20 +9,31 @@ from __future__ import annotations
 from typing import Final
 
 GO_BUILD: Final = r"""
-go=$1 entry=$2 seen=$3 product=$4 version=$5 layer=$6
+go=$1 entry=$2 seen=$3 product=$4 release=$5 version=$6 layer=$7 alone=$8
+base=
+if [ -f go.mod ]; then
+    base=.
+elif [ -f "$layer/go.mod" ]; then
+    base=$layer
+fi
+if [ -n "$alone" ] && [ -n "$ERA_PLAIN" ] && [ -z "$base" ] && [ ! -e default.pgo ] &&
+    read -r tools <"$GOCACHE/era/tools"; then
+    # What the go tool would do for such a program, without what it looks at before.
+    object=/tmp/.era-go.a
+    "$tools/compile" -o "$object" -trimpath "/workspace/$entry=>/workspace/$seen" -p main \
+        "-lang=go$release" -complete "-goversion=go$version" -nolocalimports \
+        -importcfg "$GOCACHE/era/compile" -pack "/workspace/$entry" &&
+        GOROOT=${go%/bin/go} "$tools/link" -o "$product" -importcfg "$GOCACHE/era/link" \
+            -buildmode=exe "-buildid=$alone" -s -w "$object" && exit
+    # Why not is told by the go tool.
+fi >/dev/null 2>&1
 work=/tmp/.era-go
 [ ! -e "$work" ] || rm -rf "$work"
 mkdir -p "$work" || exit 1
 replace="\"/workspace/$seen\":\"/workspace/$entry\""
-base=
-if [ -f go.mod ]; then
-    base=.
-else
-    replace="$replace,\"/workspace/go.mod\":\"$work/go.mod\""
-    [ ! -f "$layer/go.mod" ] || base=$layer
-fi
+[ "$base" = . ] || replace="$replace,\"/workspace/go.mod\":\"$work/go.mod\""
 if [ -z "$base" ]; then
-    printf 'module session\n\ngo %s\n' "$version" >"$work/go.mod"
+    printf 'module session\n\ngo %s\n' "$release" >"$work/go.mod"
 else
     printf '%s\n' "$(<"$base/go.mod")" >"$work/go.mod"
     [ ! -f "$base/go.sum" ] || printf '%s\n' "$(<"$base/go.sum")" >"$work/go.sum"
@@ -37,6 +48,7 @@ if [ -w "$GOCACHE" ]; then
 else
     export GOCACHE=$work/cache
 fi
+rm -f "$product"
 if ! "$go" build -buildvcs=false '-ldflags=-s -w' "${flags[@]}" \
     -overlay "$work/overlay.json" -o "$product" "$seen" >"$work/log" 2>&1; then
     cat "$work/log" >&2
@@ -50,8 +62,38 @@ fi
 """Builds the entry file; runs nothing of it.
 
 Parameters: the go tool, the entry file's name, the name the go tool sees it under (it overlooks
-names that begin with a dot), the name of the program that is made, all at the workspace root; the go
-version of an implicit module, the setup's module directory.
+names that begin with a dot), the name of the program that is made, all at the workspace root; the
+release of an implicit module, and the go version; the setup's module directory; and for a program
+that imports nothing but the library, a name to build it by (`-buildid`), else nothing.
+"""
+
+GO_LIBRARY: Final = r"""
+set -e
+go=$1 release=$2
+shift 2
+export XDG_CONFIG_HOME=/opt/era/etc
+"$go" build -- "$@"
+# For programs that import nothing else: where the compiled packages are, and what the go tool puts
+# into such a program of itself.
+mkdir -p "$GOCACHE/era" /tmp/.era-go
+list='{{if .Export}}packagefile {{.ImportPath}}={{.Export}}{{end}}'
+"$go" list -export -deps -f "$list" -- "$@" >"$GOCACHE/era/all"
+cd /tmp/.era-go
+printf 'module session\n\ngo %s\n' "$release" >go.mod
+printf 'package main\n\nfunc main() {}\n' >main.go
+"$go" build -buildvcs=false '-ldflags=-s -w' -x main.go 2>log
+mapfile -t info < <(grep '^modinfo ' log || true)
+# Packages of the library that are not for programs are for the linker only.
+grep -Ev ' (.*/)?(internal|vendor)(/.*)?=' "$GOCACHE/era/all" >"$GOCACHE/era/compile"
+{ cat "$GOCACHE/era/all"; printf '%s\n' "${info[@]}"; } >"$GOCACHE/era/link"
+[ ${#info[@]} != 1 ] || "$go" env GOTOOLDIR >"$GOCACHE/era/tools"
+# An entry as old as its last use is renewed by each run, by a copy of it into the box; one of the
+# far future is not.
+find "$GOCACHE" -type f -exec touch -d 2100-01-01 {} +
+"""
+"""Compiles packages of Go's library into the build cache.
+
+Parameters: the go tool, its release, the packages.
 """
 
 _DENO_FLAGS: Final = r"""

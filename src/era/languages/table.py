@@ -12,7 +12,7 @@ from typing import Final
 
 from era import layout
 from era.errors import InputError
-from era.languages import environment, given, scripts
+from era.languages import environment, given, gosource, scripts
 
 _NAMES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -89,6 +89,11 @@ class Tools:
     """What of them a Python that stands ready imports."""
     versions: Mapping[str, str] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def go_release(self) -> str:
+        """The language version of a module that names none."""
+        return ".".join(self.versions.get("go", "1.22").split(".")[:2])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +195,7 @@ def launch(
         uses_go_cache=language == "go",
         uses_deno_cache=language == "deno",
         interpreter=_interpreter(language, code, tools),
-        build=_go_build(entry, tools, taken) if language == "go" else None,
+        build=_go_build(entry, code, tools, taken) if language == "go" else None,
     )
 
 
@@ -274,8 +279,8 @@ def _node_command(tools: Tools) -> tuple[str, ...]:
 
 
 def _node(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, ...]:
-    setup = ("--require", tools.node_setup) if has_layer else ()
-    return (*_node_command(tools), *setup, _in_workspace(entry))
+    # Also without a setup: so the node that waits in a box serves programs that have one.
+    return (*_node_command(tools), "--require", tools.node_setup, _in_workspace(entry))
 
 
 def _typescript(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, ...]:
@@ -291,7 +296,9 @@ def ahead_commands(tools: Tools) -> dict[str, tuple[tuple[str, ...], tuple[str, 
             continue
         entry = f"{layout.ENTRY_PREFIX}_main{_EXTENSIONS[language]}"
         argv = command(entry, tools, lambda _name: False, False)
-        ahead = (*argv[:-1], "--require", tools.gate, argv[-1])
+        # Before what looks at the box as its program has it, and behind what need not.
+        at = argv.index(tools.node_setup) - 1 if tools.node_setup in argv else -1
+        ahead = (*argv[:at], "--require", tools.gate, *argv[at:])
         commands[language] = (argv, ahead)
     return commands
 
@@ -300,11 +307,13 @@ def _go(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, 
     return (layout.PROGRAM,)
 
 
-def _go_build(entry: str, tools: Tools, taken: _Taken) -> Build:
+def _go_build(entry: str, code: str, tools: Tools, taken: _Taken) -> Build:
     seen = _free_name("era_main", ".go", taken)
     product = _free_name(f"{layout.ENTRY_PREFIX}_program", "", taken)
-    release = ".".join(tools.versions.get("go", "1.22").split(".")[:2])
-    parameters = (tools.go, entry, seen, product, release, environment.LAYER_GO)
+    alone = "era" if gosource.imports_library_only(code) else ""
+    version = tools.versions.get("go", "")
+    names = (entry, seen, product)
+    parameters = (tools.go, *names, tools.go_release, version, environment.LAYER_GO, alone)
     return Build(argv=(tools.bash, "-c", scripts.GO_BUILD, "go", *parameters), product=product)
 
 

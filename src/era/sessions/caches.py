@@ -16,6 +16,7 @@ from typing import Final
 from era import jsontext
 from era.errors import InternalError
 from era.languages import environment
+from era.languages.scripts import GO_LIBRARY
 from era.languages.table import Tools
 from era.sandbox.base import Bind, BoxSpec, Driver, Limits, Program
 
@@ -29,15 +30,6 @@ COMMON: Final = (
 )
 """What most programs import: compiled first, so that the first one need not wait for the rest."""
 
-_BUILD: Final = r"""
-set -e
-go=$1
-shift
-XDG_CONFIG_HOME=/opt/era/etc "$go" build -- "$@"
-# An entry as old as its last use is renewed by each run, by a copy of it into the box; one of the
-# far future is not.
-find "$GOCACHE" -type f -exec touch -d 2100-01-01 {} +
-"""
 _MODES: Final = 0o755
 
 
@@ -104,8 +96,9 @@ class GoCache:
             limits=self._limits.box,
             binds=(Bind(source=draft, target=environment.GO_CACHE, writable=True),),
         )
+        tools = self._tools
         program = Program(
-            argv=(self._tools.bash, "-c", _BUILD, "go", self._tools.go, *packages),
+            argv=(tools.bash, "-c", GO_LIBRARY, "go", tools.go, tools.go_release, *packages),
             env={**environment.base(has_layer=False), "GOCACHE": environment.GO_CACHE},
             timeout_seconds=self._limits.timeout_seconds,
         )
@@ -134,7 +127,7 @@ def cache_key(tools: Tools) -> str:
     """What the entries of a cache depend on: the toolchain and the settings of every build."""
     env = environment.base(has_layer=False)
     settings = {name: value for name, value in env.items() if name.startswith(("GO", "CGO"))}
-    recipe = [tools.versions.get("go", ""), tools.platform, settings, _BUILD, COMMON]
+    recipe = [tools.versions.get("go", ""), tools.platform, settings, GO_LIBRARY, COMMON]
     return "go-" + hashlib.sha256(jsontext.dumps(recipe).encode()).hexdigest()[:16]
 
 
