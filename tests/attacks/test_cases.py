@@ -123,7 +123,7 @@ def test_what_is_left_would_be_seen(server: Served) -> None:
             "POST", "/api/execute", b'{"language":"python","code":"import time; time.sleep(600)"}'
         )
         try:
-            seen = {"processes", "networks"} | ({"busy_groups"} if ROOT else set())
+            seen = {"processes", "networks"} | ({"groups"} if ROOT else set())
             until(lambda: seen <= server.grown().keys(), "a run, and another box for it")
         finally:
             stream.close()
