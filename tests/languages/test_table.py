@@ -186,3 +186,13 @@ def test_the_base_environment() -> None:
 
 def test_only_deno_is_told_not_to_colour() -> None:
     assert [name for name in LANGUAGES if "NO_COLOR" in started(name).env] == ["deno"]
+
+
+@pytest.mark.parametrize("language", ["python", "node", "typescript"])
+def test_an_interpreter_that_waits_serves_programs_with_a_setup_too(language: str) -> None:
+    """A box that was made ahead is taken by its command line."""
+    with_layer, without = (
+        launch(language, "1", (), tools=Tools(), taken=lambda _: False, has_layer=has_layer)
+        for has_layer in (True, False)
+    )
+    assert with_layer.argv == without.argv

@@ -87,7 +87,7 @@ async def test_delete_kills_the_run(room: Room) -> None:
     out: list[str] = []
     request = RunRequest(code="import time; print('up', flush=True); time.sleep(600)")
     task = asyncio.create_task(room.sessions.run("s", request, lambda _, text: out.append(text)))
-    await until(lambda: bool(out))
+    await until(lambda: "".join(out) == "up\n")
     await room.sessions.delete("s")
     with pytest.raises(ConflictError) as caught:
         await task
@@ -101,7 +101,7 @@ async def test_cancel_keeps_the_work(room: Room) -> None:
     out: list[str] = []
     request = RunRequest(code=f"{INCREMENT}\nimport time; print('up', flush=True); time.sleep(600)")
     task = asyncio.create_task(room.sessions.run("s", request, lambda _, text: out.append(text)))
-    await until(lambda: bool(out))
+    await until(lambda: "".join(out) == "up\n")
     assert await room.sessions.cancel("s")
     ended = await task
     assert (ended.exit_code, ended.cancelled, ended.data) == (143, True, '{"count":1}')

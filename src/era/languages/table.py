@@ -279,8 +279,8 @@ def _node_command(tools: Tools) -> tuple[str, ...]:
 
 
 def _node(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, ...]:
-    setup = ("--require", tools.node_setup) if has_layer else ()
-    return (*_node_command(tools), *setup, _in_workspace(entry))
+    # Also without a setup: so the node that waits in a box serves programs that have one.
+    return (*_node_command(tools), "--require", tools.node_setup, _in_workspace(entry))
 
 
 def _typescript(entry: str, tools: Tools, taken: _Taken, has_layer: bool) -> tuple[str, ...]:
@@ -296,7 +296,9 @@ def ahead_commands(tools: Tools) -> dict[str, tuple[tuple[str, ...], tuple[str, 
             continue
         entry = f"{layout.ENTRY_PREFIX}_main{_EXTENSIONS[language]}"
         argv = command(entry, tools, lambda _name: False, False)
-        ahead = (*argv[:-1], "--require", tools.gate, argv[-1])
+        # Before what looks at the box as its program has it, and behind what need not.
+        at = argv.index(tools.node_setup) - 1 if tools.node_setup in argv else -1
+        ahead = (*argv[:at], "--require", tools.gate, *argv[at:])
         commands[language] = (argv, ahead)
     return commands
 
