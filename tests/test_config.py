@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from era.config import VARIABLES, ConfigError, Settings, load
+from era.config import VARIABLES, ConfigError, Settings, load, misspelt
 
 CONTRACT = """
 PORT ERA_HOST AGENT_MODE AGENT_LOG_LEVEL AGENT_LOG_FILE AGENT_STATE_DIR ERA_API_KEY
@@ -160,3 +160,15 @@ def test_the_state_directory_of_an_ordinary_user(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "/home/u")
     assert load().state_dir == "/home/u/.local/state/era"
+
+
+def test_a_variable_that_is_no_setting_is_told_with_the_one_that_was_meant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("ERA_PORT", "ERA_RUN_CPU", "ERA_WHAT_IS_THIS", "ERA_HOST"):
+        monkeypatch.setenv(name, "1")
+    assert list(misspelt()) == [
+        "ERA_PORT is no setting; did you mean PORT?",
+        "ERA_RUN_CPU is no setting; did you mean ERA_RUN_CPUS?",
+        "ERA_WHAT_IS_THIS is no setting",
+    ]

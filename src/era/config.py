@@ -8,10 +8,11 @@ as `7d`, lists with commas.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -346,6 +347,17 @@ def load(flags: Mapping[str, Any] | None = None) -> Settings:
         raise _explain(error.errors(include_url=False)[0]) from None
     _check_together(settings)
     return settings
+
+
+def misspelt() -> Iterator[str]:
+    """What is wrong with variables of the environment that look like settings and are none, in
+    words."""
+    for name in sorted(os.environ):
+        if not name.startswith("ERA_") or name in VARIABLES:
+            continue
+        near = difflib.get_close_matches(name, VARIABLES, 1, 0.8)
+        stem = [name.removeprefix("ERA_")] if name.removeprefix("ERA_") in VARIABLES else near
+        yield f"{name} is no setting" + (f"; did you mean {stem[0]}?" if stem else "")
 
 
 def _explain(detail: ErrorDetails) -> ConfigError:

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 from tests.e2e.harness import WatchedServer
-from tests.sandbox.census import Process, groups_of, loops_naming, network_of, process
+from tests.sandbox.census import Process, groups_of, loops_naming, network_of, process, processes_in
 
 T = TypeVar("T")
 
@@ -33,6 +33,7 @@ SMALL: Final = {
     "ERA_API_KEY": KEY,
     "ERA_SECRET_KEY": SECRET,
     "SECRET_OF_THE_SERVER": SECRET,
+    "ERA_PYTHON_PACKAGES": "none",
     "ERA_RUN_MEMORY_MIB": "128",
     "ERA_RUN_PIDS": "64",
     "ERA_RUN_DISK_BYTES": "64 MiB",
@@ -43,6 +44,7 @@ SMALL: Final = {
 }
 """Settings under which a limit is met soon."""
 AMPLE: Final = SMALL | {
+    "ERA_PYTHON_PACKAGES": "none",
     "ERA_RUN_MEMORY_MIB": "1024",
     "ERA_RUN_PIDS": "12000",
     "ERA_RUN_DISK_BYTES": "1 GiB",
@@ -117,6 +119,8 @@ class Holdings:
     """By their name."""
     zombies: int
     groups: int
+    """With a process."""
+    empty_groups: int
     networks: int
     files: int
     """Of boxes and of working copies."""
@@ -126,8 +130,16 @@ class Holdings:
     loops: int
 
 
-_SLACK: Final = {"server_fds": 8, "launcher_fds": 12, "mounts": 12, "loops": 12}
-"""What may be kept ready for later: empty scratch, as much as was ever used at once, and connections to
+_AT_ONCE: Final = 12
+_SLACK: Final = {
+    "empty_groups": 4 * _AT_ONCE,
+    "server_fds": 8 + 5 * _AT_ONCE,
+    "launcher_fds": 12,
+    "mounts": 12,
+    "loops": 12,
+}
+"""What may be kept ready for later: empty scratch and cgroups (one for each hierarchy, with a
+descriptor for each and one for its memory limit), as much as was ever used at once, and connections to
 the records.  The same server meets every attack, so what each left of these would add up."""
 
 
@@ -154,10 +166,12 @@ class Served:
         outer, inner = family[0], family[0].children()[0]
         fds = _links(f"/proc/{inner.pid}/fd") + _links(f"/proc/{outer.pid}/fd")
         state = self.server.state_dir
+        groups = groups_of(self.server.pid)
         return Holdings(
             processes=Counter(_name(one.pid) for one in family),
             zombies=sum(not one.alive for one in family),
-            groups=len(groups_of(self.server.pid)),
+            groups=sum(1 for path in groups if processes_in(path)),
+            empty_groups=sum(1 for path in groups if not processes_in(path)),
             networks=len({network_of(one.pid) for one in family} - {""}),
             files=sum(1 for part in ("boxes", "trees") for _ in (state / part).rglob("*")),
             server_fds=len(_links(f"/proc/{self.server.pid}/fd")),

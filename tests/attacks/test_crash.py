@@ -100,7 +100,7 @@ def test_the_standing_interpreter_is_killed_in_the_middle_of_a_run(started: Any)
         running = begin(served, session, pool)
         (victim,) = standing(served)
         forks = victim.family()
-        assert len(forks) >= 5  # process 1, program and child; and a box that waits
+        assert len(forks) >= 2  # program and child, if no other box waits at this moment
         os.kill(victim.pid, signal.SIGKILL)
         answer = running.result()
         assert (answer.status, answer.json["code"]) == (500, "execution_failed")

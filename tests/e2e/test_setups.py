@@ -138,7 +138,7 @@ HOSTILE_GO = (
     EMBED.format("../etc/passwd"),
     EMBED.format("link"),
 )
-TOOL = b'#!/bin/sh\nid -u > /workspace/told; exec "$@"\n'
+TOOL = b'#!/bin/sh\necho "uid $(id -u)" >&2; exit 1\n'
 
 
 @AHEAD_OR_ON_DEMAND
@@ -155,9 +155,10 @@ def test_compiling_reads_and_runs_nothing_of_others(client: Api, memory_mib: int
         assert (result["exit_code"], result["stdout"]) == (1, ""), result
         assert "root:" not in result["stderr"]
     harmless = EMBED.format("data.txt")
-    hijacked = client.run(session, harmless, env={"GOFLAGS": "-toolexec=/workspace/tool"})
-    assert hijacked["stderr"] == "data"
-    assert client.download(session, "told") == b"1000\n"
+    hijack = {"code": harmless, "env": {"GOFLAGS": "-toolexec=/workspace/tool"}}
+    hijacked = client.call("POST", f"/api/sessions/{session}/run", **hijack)
+    assert hijacked["exit_code"] == 1
+    assert "uid 1000" in hijacked["stderr"]  # it ran, in the box
     assert client.run(session, harmless)["stderr"] == "data"
 
 

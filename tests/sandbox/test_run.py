@@ -9,8 +9,10 @@ from typing import Any, cast
 
 import pytest
 
+from era.errors import InternalError
 from era.models import Network
 from era.sandbox.base import Program
+from era.sandbox.namespaces.cgroups.base import Reading
 from era.sandbox.namespaces.cgroups.none import NoGroup
 from era.sandbox.namespaces.driver import _why_no_box
 from era.sandbox.namespaces.run import Channel, Run, _finished_pump
@@ -24,8 +26,15 @@ class Deaf:
         return
 
 
-def started(timeout_seconds: float) -> Run:
-    run = Run(1, NoGroup(), cast(Launcher, Deaf()), None, Network.OFFLINE)
+class OutOfMemory(NoGroup):
+    """A group of which the kernel has killed everything, process 1 too."""
+
+    def read(self) -> Reading:
+        return Reading(oom_kills=1)
+
+
+def started(timeout_seconds: float, group: NoGroup | None = None) -> Run:
+    run = Run(1, group or NoGroup(), cast(Launcher, Deaf()), None, Network.OFFLINE)
     run._program = Program(argv=("/bin/true",), timeout_seconds=timeout_seconds)
     run._pumps = [_finished_pump(), _finished_pump()]
     run._channels = [Channel(run), Channel(run)]
@@ -50,6 +59,58 @@ async def test_a_program_that_ended_in_time_is_no_timeout_however_long_its_box_t
     await run.finish()
     for fd in others:
         os.close(fd)
+
+
+async def _let_go(run: Run) -> None:
+    others = [channel.other_end for channel in run._channels]
+    await run.finish()
+    for fd in others:
+        os.close(fd)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("exceeded", [True, False])
+async def test_process_1_killed_at_the_memory_limit_is_the_memory_limit(exceeded: bool) -> None:
+    run = started(5, OutOfMemory() if exceeded else NoGroup())
+    run.heard({"event": "ended", "status": 9, "at_ns": 1000, "cpu_ns": 0}, [])
+    run.box_exited(0, 9)
+    await run.until_end(asyncio.Event())
+    if exceeded:
+        ended = await run.result(())
+        assert (ended.exit_code, ended.signal, ended.oom_killed) == (137, "SIGKILL", True)
+    else:
+        with pytest.raises(InternalError):
+            await run.result(())
+    await _let_go(run)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"event": "failed", "step": "fork", "errno": errno.EAGAIN},
+        {"event": "ended", "status": 9, "at_ns": 0, "cpu_ns": 0},
+    ],
+)
+async def test_nobody_waits_at_a_gate_that_nobody_comes_to(message: dict[str, Any]) -> None:
+    run = started(5)
+    before = (run.broken, run.ready.done())
+    run.heard(message, [])
+    assert (before, run.broken, run.ready.done()) == ((False, False), True, True)
+    run.box_exited()
+    await _let_go(run)
+
+
+@pytest.mark.anyio
+async def test_a_program_that_ended_had_begun_in_whatever_order_it_is_heard() -> None:
+    run = Run(1, NoGroup(), cast(Launcher, Deaf()), None, Network.OFFLINE)
+    run._channels = [Channel(run), Channel(run)]
+    os.write(run._channels[1].other_end, b'{"event": "started", "at_ns": 1}')
+    before = run.begun
+    run.ended({"status": 0, "at_ns": 2, "cpu_ns": 0})
+    assert (before, run.begun) == (False, True)
+    run.box_exited()
+    await _let_go(run)
 
 
 @pytest.mark.parametrize(

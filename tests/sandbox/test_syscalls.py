@@ -102,6 +102,18 @@ ARGUMENTS: Sequence[tuple[str, tuple[int, ...], str]] = (
     ("prctl", (15,), "allowed"),  # PR_SET_NAME
     ("prctl", (35,), "EPERM"),  # PR_SET_MM
     ("prctl", (0x59616D61,), "EPERM"),  # PR_SET_PTRACER
+    ("sched_setscheduler", (0, 5, 0), "allowed"),
+    ("sched_setscheduler", (1, 5, 0), "EPERM"),
+    ("sched_setscheduler", (0x100000001, 5, 0), "EPERM"),
+    ("sched_setattr", (1, 0, 0), "EPERM"),
+    ("sched_setparam", (1, 0), "EPERM"),
+    ("sched_setaffinity", (1, 8, 0), "EPERM"),
+    ("setpriority", (0, 0, 19), "allowed"),
+    ("setpriority", (0, 1, 19), "EPERM"),
+    ("setpriority", (2, 0, 19), "EPERM"),  # every process of the user
+    ("ioprio_set", (1, 0, 0), "allowed"),
+    ("ioprio_set", (1, 1, 0), "EPERM"),
+    ("ioprio_set", (3, 0, 0), "EPERM"),
     ("prlimit64", (0, 7, 1, 0), "allowed"),
     ("prlimit64", (1, 7, 1, 0), "EPERM"),
     ("prlimit64", (0xFFFFFFFF, 7, 0, 1), "EPERM"),

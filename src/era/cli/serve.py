@@ -21,7 +21,7 @@ from era.api.server import BACKLOG, Server
 from era.api.server import server as http_server
 from era.assemble import StartError
 from era.cli.main import Common
-from era.config import Settings, load
+from era.config import Settings, load, misspelt
 from era.errors import CODES, EraError
 
 CANNOT_START: Final = 1
@@ -211,5 +211,7 @@ def _announce(settings: Settings, listener: socket.socket, service: assemble.Ser
         isolation=service.sessions.tier,
         unenforced=list(service.sessions.unenforced),
     )
+    for words in misspelt():
+        _log.warning("ignored", reason=words)
     if not settings.api_keys and not ipaddress.ip_address(host.split("%")[0]).is_loopback:
         _log.warning("anyone who reaches this address can run code: set ERA_API_KEY")

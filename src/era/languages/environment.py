@@ -85,6 +85,9 @@ _BASE: Final[Mapping[str, str]] = MappingProxyType(
         "CGO_ENABLED": "0",
         "DENO_DIR": DENO_CACHE,
         "DENO_NO_UPDATE_CHECK": "1",
+        # Certificates are those of the box's /etc, as for Python and Go, not those built in.
+        "DENO_TLS_CA_STORE": "system",
+        "NODE_USE_SYSTEM_CA": "1",
     }
 )
 _LAYER: Final[Mapping[str, str]] = MappingProxyType(

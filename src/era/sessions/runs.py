@@ -248,12 +248,14 @@ class Runs:
     async def _wait(
         self, stack: AsyncExitStack, record: SessionRecord | None, request: RunRequest
     ) -> SessionRecord | None:
-        """Wait for the turn, the setup, and a slot; the session as it is then."""
+        """Wait for the turn, the setup, Go's library and a slot; the session as it is then."""
         if record is not None:
             if await stack.enter_async_context(self._queues.turn(record.uid)):
                 record = await self._again(record)
             with self._queues.wait():
                 record = await self._setups.settled(record, wait=request.wait_for_setup)
+        if (request.language if record is None else record.language) == "go":
+            await go_library(self._parts.go_cache)
         if await stack.enter_async_context(self._queues.slot()) and record is not None:
             record = await self._again(record)
         return record
@@ -268,8 +270,6 @@ class Runs:
     async def _snapshot(
         self, record: SessionRecord | None, request: RunRequest, held: ExitStack
     ) -> Snapshot:
-        if (request.language if record is None else record.language) == "go":
-            await go_library(self._parts.go_cache)  # no program's clock runs yet
         if record is None:
             return await self._snapshots.of_execution(request)
         return await self._snapshots.of_session(record, request, held)

@@ -199,7 +199,7 @@ class NamespacesDriver:
     async def _end_box(self, box: _NamespacesBox) -> None:
         """Everything that is left of a box goes."""
         if box.prepared is not None:
-            await box.prepared.run.finish()
+            await self.finish(box.prepared.run)
         await box.quiet()
         os.close(box.workspace_fd)
         await self._close_box(box.launcher, box.number)
@@ -225,26 +225,26 @@ class NamespacesDriver:
         except EraError:
             return None
         try:
-            group = self._create_group(number, self._ready_spec)
+            run = self._run_in(launcher, number, self._ready_spec, None)
         except EraError:
             os.close(workspace_fd)
             await self._close_box(launcher, number)
             return None
-        run = Run(number, group, launcher, None, Network.OFFLINE)
         prepared = Prepared(
             warm=warm,
             launcher=launcher,
             number=number,
             workspace_fd=workspace_fd,
-            group=group,
+            group=run.group,
             run=run,
         )
-        self._runs[number] = run
         self._ready[number] = prepared
-        with suppress(EraError):  # the launcher is gone: then the run has exited
+        with suppress(
+            EraError, OSError
+        ):  # the launcher is gone, or no file can be opened: then the run has exited
             run.prepare(number, self._ready_plan(warm), interpreter=_standing(warm, standing))
             await asyncio.wait([run.ready], timeout=_READY_SECONDS)
-        if run.ready.done() and not run.over:
+        if run.ready.done() and not run.broken:
             return prepared
         if not run.ready.done():
             self._dismiss_interpreter(standing, now=True)
@@ -261,7 +261,7 @@ class NamespacesDriver:
 
     async def _discard(self, prepared: Prepared) -> None:
         self._ready.pop(prepared.number, None)
-        await prepared.run.finish()
+        await self.finish(prepared.run)
         os.close(prepared.workspace_fd)
         await self._close_box(prepared.launcher, prepared.number)
 
@@ -303,7 +303,9 @@ class NamespacesDriver:
             late = _late_mounts(plan)
             if late is not None:
                 run.attach(prepared.number, late)
-                await run.attached
+                await asyncio.wait({run.attached}, timeout=_READY_SECONDS)
+                if not run.attached.done():
+                    box.launcher.give_up()
             prepared.group.mark()
             run.go(program, start, sink)
             await run.until_end(stop)
@@ -311,7 +313,7 @@ class NamespacesDriver:
                 raise NeverBegun()
             return await run.result(self.unenforced)
         finally:
-            box.end(self._behind(run.finish()))
+            box.end(self._behind(self.finish(run)))
 
     async def _open_box(self, launcher: Launcher, number: int, spec: BoxSpec) -> int:
         opened: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -324,23 +326,26 @@ class NamespacesDriver:
             return await opened
         except asyncio.CancelledError:
             if opened.done() and not opened.cancelled() and opened.exception() is None:
-                self._let_go(launcher, number, opened.result())
+                self._let_go(launcher, number, [opened.result()])
             raise
         finally:
             self._opened.pop(number, None)
 
-    def _let_go(self, launcher: Launcher, number: int, fd: int) -> None:
-        """Close a box that came when nobody waited for it any more."""
-        os.close(fd)
+    def _let_go(self, launcher: Launcher, number: int, fds: list[int]) -> None:
+        """Close a box that came when nobody waited for it any more, or that came without `fds`."""
+        for fd in fds:
+            os.close(fd)
         with suppress(LauncherLost):
             launcher.send({"request": "close", "box": number})
 
     async def _close_box(self, launcher: Launcher, number: int) -> None:
         closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._closed[number] = closed
-        with suppress(LauncherLost):
+        try:
             launcher.send({"request": "close", "box": number})
             await closed
+        except LauncherLost:
+            self._closed.pop(number, None)
 
     async def _ensure_launcher(self) -> Launcher:
         async with self._starting:
@@ -369,11 +374,7 @@ class NamespacesDriver:
     def _on_event(self, message: dict[str, Any], fds: list[int]) -> None:
         event = message["event"]
         if event == "opened":
-            opened = self._opened.pop(message["box"], None)
-            if opened is not None and not opened.done():
-                opened.set_result(fds[0])
-            elif self._launcher is not None:
-                self._let_go(self._launcher, message["box"], fds[0])
+            self._box_opened(message, fds)
         elif event == "closed":
             self._box_closed(message["box"])
         elif event == "ended":
@@ -392,6 +393,17 @@ class NamespacesDriver:
             self.pool.interpreter_changed(message["name"], up=message["up"])
         elif event == "refused":
             self._refused(message)
+
+    def _box_opened(self, message: dict[str, Any], fds: list[int]) -> None:
+        opened = self._opened.pop(message["box"], None)
+        wanted = opened is not None and not opened.done()
+        if opened is not None and wanted and fds:
+            opened.set_result(fds[0])
+            return
+        if opened is not None and wanted:  # this process has no room for the descriptor
+            opened.set_exception(_why_no_box(errno.EMFILE))
+        if self._launcher is not None:
+            self._let_go(self._launcher, message["box"], fds)
 
     def _box_closed(self, number: int) -> None:
         closed = self._closed.pop(number, None)
@@ -413,6 +425,8 @@ class NamespacesDriver:
             if run is not None:
                 run.failed(message["step"] or "launcher", message["errno"])
                 run.box_exited()
+        elif message["request"] == "interpreter":
+            self.pool.interpreter_changed(message["name"], up=False)
         elif message["request"] == "close":  # its scratch goes with the launcher
             self._box_closed(message["box"])
 
@@ -427,22 +441,33 @@ class NamespacesDriver:
         """One program in an open box, from pipes and cgroup to the end of its last process."""
         number = next(self._numbers)
         plan, start = self.plan(spec, program)
-        group = self._create_group(number, spec)
-        run = Run(number, group, box.launcher, self._egress, spec.network)
-        self._runs[number] = run
+        run = self._run_in(box.launcher, number, spec, self._egress)
         try:
             run.prepare(box.number, plan, stdin_fd=program.stdin_fd, stdout_fd=program.stdout_fd)
             run.go(program, start, sink)
             await run.until_end(stop)
             return await run.result(self.unenforced)
         finally:
-            box.end(self._behind(run.finish()))
+            box.end(self._behind(self.finish(run)))
 
-    def _create_group(self, number: int, spec: BoxSpec) -> Group:
+    async def finish(self, run: Run) -> None:
+        """Nothing of `run` is left, and nothing is known of it."""
+        await run.finish()
+        self._runs.pop(run.number, None)
+
+    def _run_in(self, launcher: Launcher, number: int, spec: BoxSpec, egress: Egress | None) -> Run:
+        """A run that is known, with a group of its own."""
         try:
-            return self._cgroups.create(f"box-{number}", spec.limits)
+            group = self._cgroups.create(f"box-{number}", spec.limits)
         except OSError as error:
             raise InternalError("execution_failed", details=f"cgroup: {error.strerror}") from error
+        try:
+            run = Run(number, group, launcher, egress, spec.network)
+        except OSError as error:
+            group.remove()
+            raise InternalError("execution_failed", details=f"run: {error.strerror}") from error
+        self._runs[number] = run
+        return run
 
 
 def _adjust(group: Group, limits: Limits) -> None:
@@ -516,7 +541,7 @@ class _NamespacesBox:
                         )
                     await self.quiet()
                 else:
-                    await prepared.run.finish()
+                    await self._driver.finish(prepared.run)
             return await self._driver.run(self, self._spec, program, sink, self._stop)
         finally:
             self._driver.pool.ended()

@@ -75,7 +75,7 @@ ALLOWED: Final = frozenset(
     futimesat get_mempolicy get_robust_list getcpu getcwd getdents getdents64 getegid geteuid getgid
     getgroups getitimer getpeername getpgid getpgrp getpid getppid getpriority getrandom getresgid
     getresuid getrlimit getrusage getsid getsockname getsockopt gettid gettimeofday getuid getxattr
-    inotify_add_watch inotify_init inotify_init1 inotify_rm_watch ioprio_get ioprio_set kill
+    inotify_add_watch inotify_init inotify_init1 inotify_rm_watch ioprio_get kill
     landlock_add_rule landlock_create_ruleset landlock_restrict_self lchown lgetxattr link linkat
     listen listxattr llistxattr lremovexattr lseek lsetxattr lstat madvise map_shadow_stack
     membarrier mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mprotect mq_getsetattr
@@ -87,9 +87,9 @@ ALLOWED: Final = frozenset(
     rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend
     rt_sigtimedwait rt_tgsigqueueinfo sched_get_priority_max sched_get_priority_min
     sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval
-    sched_setaffinity sched_setattr sched_setparam sched_setscheduler sched_yield seccomp select
+    sched_yield seccomp select
     semctl semget semop semtimedop sendfile sendmmsg sendmsg sendto set_mempolicy set_robust_list
-    set_tid_address setfsgid setfsuid setgid setgroups setitimer setpgid setpriority setregid
+    set_tid_address setfsgid setfsuid setgid setgroups setitimer setpgid setregid
     setresgid setresuid setreuid setsid setsockopt setuid setxattr shmat shmctl shmdt shutdown
     sigaltstack signalfd signalfd4 splice stat statfs statx symlink symlinkat sync_file_range
     sysinfo tee tgkill time timer_create timer_delete timer_getoverrun timer_gettime timer_settime
@@ -139,6 +139,12 @@ _MAP_HUGETLB: Final = 0x40000
 _MFD_HUGETLB: Final = 0x4
 _SHM_HUGETLB: Final = 0x800
 _OTHERWISE: Final = Check(ALLOW)
+_FIRST: Final = 1
+_PRIO_USER: Final = 2
+_IOPRIO_WHO_USER: Final = 3
+_NOT_FIRST: Final = (Check(EPERM, (When(0, (_FIRST,)),)), _OTHERWISE)
+"""Not for process 1 of the box, which the program may signal but not hold up: where it is not
+scheduled, the box does not end.  All of a user's processes are process 1 too."""
 
 
 def _flag(argument: int, flag: int) -> tuple[When, ...]:
@@ -166,6 +172,20 @@ CHECKED: Final[Mapping[str, tuple[Check, ...]]] = {
         Check(ALLOW, (When(1, (_RLIMIT_CORE,), among=False),)),
         Check(ALLOW, (When(2, (0,)), When(2, (0,), high=True))),
         Check(NOTHING),
+    ),
+    "sched_setaffinity": _NOT_FIRST,
+    "sched_setattr": _NOT_FIRST,
+    "sched_setparam": _NOT_FIRST,
+    "sched_setscheduler": _NOT_FIRST,
+    "setpriority": (
+        Check(EPERM, (When(1, (_FIRST,)),)),
+        Check(EPERM, (When(0, (_PRIO_USER,)),)),
+        _OTHERWISE,
+    ),
+    "ioprio_set": (
+        Check(EPERM, (When(1, (_FIRST,)),)),
+        Check(EPERM, (When(0, (_IOPRIO_WHO_USER,)),)),
+        _OTHERWISE,
     ),
     "setrlimit": (Check(NOTHING, (When(0, (_RLIMIT_CORE,)),)), _OTHERWISE),
     # The host's reserve of huge pages counts against no limit of the box.

@@ -207,7 +207,7 @@ class Pool:
                     await self._calm.wait()
 
     def _throw_away_the_dead(self, shelf: _Shelf) -> None:
-        for prepared in [it for it in shelf.waiting if it.run.over]:
+        for prepared in [it for it in shelf.waiting if it.run.broken]:
             shelf.waiting.remove(prepared)
             task = asyncio.ensure_future(self._discard(prepared))
             self._discarding.add(task)

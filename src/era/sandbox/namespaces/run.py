@@ -102,7 +102,11 @@ class Run:
         self._read_ends: list[int] = []
         self._pumps: list[Pump] = []
         self._stdin = MemoryFile("stdin")
-        self._start = MemoryFile("era-start")
+        try:
+            self._start = MemoryFile("era-start")
+        except OSError:
+            self._stdin.close()
+            raise
         self._stack = AsyncExitStack()
         self.ready: asyncio.Future[None] = loop.create_future()
         self.attached: asyncio.Future[None] = loop.create_future()
@@ -144,9 +148,7 @@ class Run:
                 mine.append(stdout)
             stderr = self._pipe()
             mine.append(stderr)
-            self._channels = [Channel(self), Channel(self)]
-            control, gate = (channel.other_end for channel in self._channels)
-            mine += [control, gate]
+            control, gate = self._channel(mine), self._channel(mine)
             if self.group.oom_fd is not None:
                 self._loop.add_reader(self.group.oom_fd, self._memory_limit_hit)
             message = {"request": "prepare", "box": box, "run": self.number}
@@ -171,6 +173,13 @@ class Run:
             self._launcher.send(message | {"run": self.number}, [fd])
         finally:
             os.close(fd)
+
+    def _channel(self, mine: list[int]) -> int:
+        """One more channel; its other end is noted in `mine`."""
+        channel = Channel(self)
+        self._channels.append(channel)
+        mine.append(channel.other_end)
+        return channel.other_end
 
     def _pipe(self) -> int:
         read, write = os.pipe2(os.O_CLOEXEC)
@@ -229,6 +238,7 @@ class Run:
     def failed(self, step: str, number: int) -> None:
         """The box could not be built, or the program not be started."""
         self._failure = (step, number)
+        self._settle(self.ready)
 
     def _memory_limit_hit(self) -> None:
         assert self.group.oom_fd is not None
@@ -247,14 +257,20 @@ class Run:
         """Whether the program's process or process 1 has ended."""
         return self._ended.done() or self.exited.done()
 
+    @property
+    def broken(self) -> bool:
+        """Whether nothing can run here any more."""
+        return self.over or self._failure is not None
+
     # -- the end --
 
     def ended(self, message: dict[str, Any]) -> None:
         """The program's process is reaped; what its parent says of it."""
         self._status, self._ended_ns = message["status"], message["at_ns"]
         self._cpu_ns += message["cpu_ns"]
-        if not self._ended.done():
-            self._ended.set_result(None)
+        while self._channels and self._channels[1].read():
+            pass  # that it began came before this, by another way
+        self._settle(self._ended, self.ready)
 
     def box_exited(self, cpu_ns: int = 0, status: int = 0) -> None:
         """Process 1 is reaped, so every process of the box is dead."""
@@ -264,7 +280,11 @@ class Run:
         for channel in self._channels:
             while channel.read():
                 pass  # what it said last may still be unread
-        for event in (self.exited, self.ready, self.attached):
+        self._settle(self.exited, self.ready, self.attached)
+
+    def _settle(self, *events: asyncio.Future[None]) -> None:
+        """These have come, or will not come any more."""
+        for event in events:
             if not event.done():
                 event.set_result(None)
 
@@ -356,7 +376,8 @@ class Run:
         await asyncio.wait([pump.finished for pump in self._pumps], timeout=_DRAIN_SECONDS)
         reading = self.group.read()
         oom = self._oom.done() or reading.oom_kills > 0
-        if self._failure is not None:
+        # At the limit the kernel may choose process 1, or the whole group (memory.oom.group).
+        if self._failure is not None and not oom:
             step, number = self._failure
             reason = os.strerror(number) if number else "ended unexpectedly"
             raise InternalError("execution_failed", details=f"{step}: {reason}")

@@ -86,7 +86,7 @@ class Home:
         try:
             act()
         finally:
-            sys.setns(self._own[0][0], sys.CLONE_NEWNS)
+            self.come_back()
 
 
 def own_streams(fds: Iterable[int], user: User) -> None:

@@ -102,6 +102,8 @@ class Interpreters:
             message = None
         if message is None:
             self._lose(interpreter)
+        elif message["event"] == "unable":
+            self._kill(message["run"])
         else:
             interpreter.standing = True
             self._tell({"event": "interpreter", "name": interpreter.name, "up": True})

@@ -101,6 +101,7 @@ class Launcher:
             self._tell(message | {"event": "refused", "errno": error.errno or 0, "step": ""})
 
     def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
+        wire.demand_fds(message)
         request = message["request"]
         if request == "open":
             self._open(message)
@@ -120,8 +121,13 @@ class Launcher:
             raise OSError(errno.ENOSYS, f"no such request: {request}")
 
     def _open(self, message: dict[str, Any]) -> None:
-        space = self._scratch.open(message["disk_bytes"])
-        self._boxes[message["box"]] = _OpenBox(space, self._users.take())
+        user = self._users.take()
+        try:
+            space = self._scratch.open(message["disk_bytes"])
+        except OSError:
+            self._users.give_back(user)
+            raise
+        self._boxes[message["box"]] = _OpenBox(space, user)
         try:
             workspace = self._scratch.add(space, "workspace", 0o755)
             fd = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -15,8 +15,10 @@ Launcher process.
 from __future__ import annotations
 
 import os
+import socket
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NoReturn
 
 from era.sandbox.namespaces.child import syscalls as sys
 
@@ -41,39 +43,44 @@ def _user_namespace(user_map: str, group_map: str, creator: tuple[int, int] | No
     Limits by user are counted in every namespace upwards, there for who created the one below
     (kernel/ucount.c): `creator` is that user and group, by default this process's.
     """
-    made_read, made_write = os.pipe()
-    done_read, done_write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        pid = os.fork()
+        if pid == 0:
+            _hold_namespace(ours, theirs, creator)
+        theirs.close()
         try:
-            os.close(done_write)
-            if creator is not None:
-                _become(*creator)
-            sys.unshare(sys.CLONE_NEWUSER)
-            os.write(made_write, b"1")
-            os.read(done_read, 1)
-            code = 0
+            if not ours.recv(1):
+                raise OSError(1, "user namespaces are refused")
+            process = f"/proc/{_outer_pid(pid)}"
+            for name, text in (
+                ("setgroups", "deny"),
+                ("uid_map", user_map),
+                ("gid_map", group_map),
+            ):
+                with open(f"{process}/{name}", "w", encoding="ascii") as file:
+                    file.write(text)
+            return os.open(f"{process}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         finally:
-            os._exit(code)
-    os.close(made_write)
-    os.close(done_read)
+            ours.close()
+            os.waitpid(pid, 0)
+
+
+def _hold_namespace(
+    ours: socket.socket, theirs: socket.socket, creator: tuple[int, int] | None
+) -> NoReturn:
+    """The child: in a new user namespace until the launcher has opened it."""
+    code = 1
     try:
-        if not os.read(made_read, 1):
-            raise OSError(1, "user namespaces are refused")
-        process = f"/proc/{_outer_pid(pid)}"
-        for name, text in (
-            ("setgroups", "deny"),
-            ("uid_map", user_map),
-            ("gid_map", group_map),
-        ):
-            with open(f"{process}/{name}", "w", encoding="ascii") as file:
-                file.write(text)
-        return os.open(f"{process}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        ours.close()
+        if creator is not None:
+            _become(*creator)
+        sys.unshare(sys.CLONE_NEWUSER)
+        theirs.send(b"1")
+        theirs.recv(1)
+        code = 0
     finally:
-        os.close(made_read)
-        os.close(done_write)
-        os.waitpid(pid, 0)
+        os._exit(code)
 
 
 def _become(uid: int, gid: int) -> None:
@@ -133,7 +140,13 @@ class Users:
             text = f"0 0 1\n{owner} {uid} 1\n"
             idmap = _user_namespace(text, text)
         inside_uid, inside_gid = self._inside
-        namespace = _user_namespace(f"{inside_uid} {uid} 1\n", f"{inside_gid} {gid} 1\n", creator)
+        try:
+            inside = (f"{inside_uid} {uid} 1\n", f"{inside_gid} {gid} 1\n")
+            namespace = _user_namespace(*inside, creator)
+        except OSError:
+            if idmap is not None:
+                os.close(idmap)
+            raise
         return User(uid=uid, gid=gid, namespace=namespace, idmap=idmap)
 
     def give_back(self, user: User) -> None:

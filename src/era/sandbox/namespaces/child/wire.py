@@ -6,6 +6,7 @@ The sockets are AF_UNIX SOCK_SEQPACKET, so packets keep their borders.  Anything
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from typing import Any
 
 MAX_PACKET = 65536
 MAX_FDS = 32
+_CUT = "descriptors lost"
 
 
 def pack(message: dict[str, Any]) -> bytes:
@@ -27,14 +29,28 @@ def send(sock: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) 
 
 
 def receive(sock: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
-    """The next message and its descriptors (close-on-exec); None when the other side is gone."""
-    data, fds, _flags, _address = socket.recv_fds(sock, MAX_PACKET, MAX_FDS)
+    """The next message and its descriptors (close-on-exec); None when the other side is gone.
+
+    Where this process may not open that many files, the kernel drops what does not fit and says so
+    (unix(7), MSG_CTRUNC).  Then no descriptor comes, and the message says it too: see `demand_fds`.
+    """
+    data, fds, flags, _address = socket.recv_fds(sock, MAX_PACKET, MAX_FDS)
     for fd in fds:
         os.set_inheritable(fd, False)
     if not data:
         return None, fds
     message = json.loads(data)
+    if flags & socket.MSG_CTRUNC:
+        for fd in fds:
+            os.close(fd)
+        return message | {_CUT: True}, []
     return message, fds
+
+
+def demand_fds(message: dict[str, Any]) -> None:
+    """Raises OSError (EMFILE) for a message that lost its descriptors on the way."""
+    if message.get(_CUT):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def read_all(fd: int) -> bytes:

@@ -47,6 +47,11 @@ class Standby:
                 message, fds = wire.receive(self._control)
                 if message is None:
                     os._exit(0)
+                try:
+                    wire.demand_fds(message)
+                except OSError:  # the box's own control socket is among what did not come
+                    wire.send(self._control, {"event": "unable", "run": message["run"]})
+                    continue
                 at_gate = self._fork(message["terms"], fds)
                 if at_gate is not None:
                     return at_gate
