@@ -250,7 +250,7 @@ async def test_a_reader_may_leave_early(blobs: Blobs) -> None:
         chunks = blobs.open(blob.hash)
         await anext(chunks)
         await chunks.aclose()  # type: ignore[attr-defined]
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 # --- exporting ----------------------------------------------------------------------------------

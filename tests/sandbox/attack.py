@@ -11,7 +11,7 @@ from era.sandbox.base import BoxSpec, Exit, Limits, Program
 from era.sandbox.namespaces.cgroups.detect import find_v1, find_v2
 from era.sandbox.namespaces.driver import NamespacesDriver
 from tests.contracts.driver import BoxTools, one, output_of, python, shell
-from tests.sandbox.census import groups_of, launcher_processes, processes_in, settled, until
+from tests.sandbox.census import groups_in_use, launcher_processes, settled, until
 
 TOOLS = BoxTools()
 ROOT = os.geteuid() == 0
@@ -49,7 +49,7 @@ async def attack(
     assert launcher_processes(driver) == before
     await settled(driver)
     until(lambda: not before[1].family(), "the end of every process")
-    assert not any(map(processes_in, groups_of(os.getpid())))
+    assert groups_in_use(driver) == []
     return ended
 
 

@@ -117,6 +117,12 @@ def groups_of(pid: int) -> list[str]:
     return found
 
 
+def groups_in_use(driver: NamespacesDriver) -> list[str]:
+    """cgroups of boxes of this driver that have a process."""
+    homes = getattr(driver._cgroups, "_homes", {}).values()
+    return [path for home in homes for path in glob(f"{home}/*/") if processes_in(path)]
+
+
 def processes_in(group: str) -> list[int]:
     """Processes of a cgroup directory."""
     return list(map(int, _read(f"{group}/cgroup.procs").split()))

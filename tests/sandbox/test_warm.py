@@ -23,6 +23,7 @@ from era.runtimes import Runtimes
 from era.sandbox.base import Bind, BoxSpec, Overlay, Warm
 from era.sandbox.namespaces import pool
 from era.sandbox.namespaces.cgroups import detect
+from era.sandbox.namespaces.cgroups.v1 import remove_group
 from tests.contracts.driver import Watch, fill
 from tests.languages.boxes import place
 from tests.sandbox.census import Process, count, launcher_processes, process, until
@@ -283,7 +284,7 @@ async def test_a_standing_interpreter_that_cannot_fork_is_done_without(ready: Re
         await recovered_by(ready, it)
     finally:
         (Path(parents["pids"]) / "cgroup.procs").write_text(str(it.pid))
-        group.rmdir()
+        until(lambda: remove_group(str(group)), "the end of forks in the group")
 
 
 async def recovered_by(ready: Ready, it: Process) -> None:

@@ -288,6 +288,7 @@ async def boxed_room(
             clock=clock,
             go_cache=await go_library(driver, found.tools) if go_library else None,
         )
+        driver.specs.clear()  # that of the library is nobody's run
         room = BoxedRoom(parts=parts, limits=limits, clock=clock, driver=driver)
         await room.start()
         yield room

@@ -17,7 +17,7 @@ import pytest
 
 from era import layout
 from era.errors import ConflictError
-from era.models import NewCopy, RunRequest, RunResult
+from era.models import NewCopy, RunRequest, RunResult, Usage
 from era.sandbox.base import BoxSpec, Exit, Program
 from era.sessions import builds
 from era.sessions.settings import ProgramLimits, RunLimits
@@ -397,6 +397,17 @@ async def test_a_build_leaves_the_program_and_nothing_else(one: Workshop) -> Non
     assert await one.reused(code, env=TOOL) == 3 * "true\n"
     # Without the tool it is another program, since the variable is another.
     assert await one.compiled(code) == 3 * "true\n"
+
+
+def test_a_run_has_used_what_its_build_has() -> None:
+    ended = Exit(exit_code=3, stdout=b"", stderr=b"", duration_ns=5)
+    ended = replace(ended, usage=Usage(cpu_ms=20, peak_memory_bytes=100))
+    build = replace(ended, exit_code=0, usage=Usage(cpu_ms=1, peak_memory_bytes=300))
+    whole = builds.together(build, ended)
+    assert (whole.exit_code, whole.duration_ns) == (3, 10)
+    assert whole.usage == Usage(cpu_ms=21, peak_memory_bytes=300)
+    assert builds.together(replace(build, usage=Usage()), ended).usage == Usage()
+    assert builds.together(None, ended) is ended
 
 
 def test_only_a_regular_file_is_taken(tmp_path: Path) -> None:

@@ -94,6 +94,11 @@ def find_v2() -> str | None:
     return None
 
 
+def _keeper_name() -> str:
+    """One of a keeper's own: a process may have several, and each removes what is in its group."""
+    return f"{service_name()}-{next(_keepers)}"
+
+
 def _is_stale(name: str) -> bool:
     pid, start, *_ = [*name.removeprefix(_PREFIX).split("-"), ""]
     return pid.isdigit() and start.isdigit() and _start_time(int(pid)) != start
@@ -112,6 +117,9 @@ def sweep(parent: str) -> None:
             remove_patiently(home)
 
 
+_keepers = itertools.count(1)
+
+
 def detect() -> Cgroups:
     """The best keeper that works here; NoCgroups says itself what is missing."""
     parents = find_v1()
@@ -119,10 +127,10 @@ def detect() -> Cgroups:
         with suppress(OSError):
             for parent in dict.fromkeys(parents.values()):
                 sweep(parent)
-            return CgroupsV1(parents, service_name())
+            return CgroupsV1(parents, _keeper_name())
     unified = find_v2()
     if unified is not None:
         with suppress(OSError):
             sweep(unified)
-            return CgroupsV2(unified, service_name())
+            return CgroupsV2(unified, _keeper_name())
     return NoCgroups()

@@ -61,7 +61,9 @@ def remove_service(home: str) -> None:
 
 
 def remove_patiently(path: str) -> None:
-    """As `remove_group`, waiting for the kernel to let go."""
+    """As `remove_group`, waiting for the kernel to let go; what is another user's stays."""
+    if not os.access(os.path.dirname(path), os.W_OK):
+        return
     for _attempt in range(_CLOSE_ATTEMPTS):
         if remove_group(path):
             return
