@@ -129,8 +129,8 @@ def test_what_is_left_would_be_seen(server: Served) -> None:
             stream.close()
         session.file("PUT", "f", b"x")
         session.run("open('g', 'w').close()")
-        assert "files" in server.grown()
+        until(lambda: "files" in server.grown(), "the files")
     server.settled()
     with subprocess.Popen(["/usr/bin/sleep", "600"]) as stray:
-        assert server.grown() == {}  # it is no process of the server
+        until(lambda: server.grown() == {}, "nothing: it is no process of the server")
         os.kill(stray.pid, signal.SIGKILL)
