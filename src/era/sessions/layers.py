@@ -37,6 +37,8 @@ _COMPILE_SECONDS: Final = 600.0
 _ARCHIVING_MS: Final = 60_000
 """Whoever looks for the archive of a layer that was made longer ago looks in vain."""
 _LOOK_SECONDS: Final = 0.2
+_REMOVE_AFTER_SECONDS: Final = 1.0
+"""What is no longer needed goes when those who wait have their answer."""
 _CLOSE_SECONDS: Final = 10.0
 """A server that stops lets archives that are under way be finished for so long."""
 
@@ -76,6 +78,7 @@ class Layers:
         self._archiving: dict[str, asyncio.Task[None]] = {}
         self._compiling: dict[str, asyncio.Task[None]] = {}
         self._removals: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
         self._turn = asyncio.Lock()
         """Archives and compilations are made one after the other: runs go before."""
 
@@ -94,6 +97,7 @@ class Layers:
 
     async def close(self) -> None:
         """Finish the archives under way, within reason, and stop."""
+        self._closing.set()
         for task in self._compiling.values():
             task.cancel()
         if self._archiving:
@@ -207,9 +211,15 @@ class Layers:
         """Remove an entry of a draft; it is gone at once, its room in a while."""
         gone = folders.move_out(draft, name, self._root)
         if gone is not None:
-            task = asyncio.create_task(self._remove(gone))
+            task = asyncio.create_task(self._remove_later(gone))
             self._removals.add(task)
             task.add_done_callback(self._removals.discard)
+
+    async def _remove_later(self, name: str) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_REMOVE_AFTER_SECONDS):
+                await self._closing.wait()
+        await self._remove(name)
 
     async def keep(self, draft: str, key: str) -> LayerRecord:
         """Make the draft the layer `key`; if there is one already, that stays."""
