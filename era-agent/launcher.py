@@ -21,7 +21,7 @@ from pathlib import Path
 FAILED = 1
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> int:  # noqa: RET503 - the last line does not return
     """Run the command line; does not return when there is a command to run."""
     archive = Path(__file__).resolve().parent
     packages = os.environ.get("AGENT_PACKAGES", "serve")
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     if code := install(archive, home, packages):
         return code
     command = home / "bin" / "agent"
-    os.execv(command, [str(command), *argv])
+    os.execv(command, [str(command), *argv])  # noqa: S606 - this process becomes it
 
 
 def fail(*lines: str) -> int:
