@@ -87,9 +87,19 @@ def unpack_and_install(archive: Path, folder: Path, home: Path, packages: str) -
     if not lock.exists():
         raise SystemExit(fail(f"AGENT_PACKAGES={packages}: there is no such set of packages"))
     subprocess.run([sys.executable, "-m", "venv", home], check=True)
-    pip = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-input", "--no-cache-dir"]
-    subprocess.run([*pip, "--disable-pip-version-check", "--require-hashes", "-r", lock], check=True)
-    own = ["--no-index", "--no-deps", "--no-build-isolation", source]
+    pip = [
+        home / "bin" / "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-input",
+        "--no-cache-dir",
+    ]
+    subprocess.run(
+        [*pip, "--disable-pip-version-check", "--require-hashes", "-r", str(lock)], check=True
+    )
+    own = ["--no-index", "--no-deps", "--no-build-isolation", str(source)]
     subprocess.run([*pip, "--disable-pip-version-check", *own], check=True)
 
 
