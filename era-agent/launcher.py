@@ -86,9 +86,9 @@ def unpack_and_install(archive: Path, folder: Path, home: Path, packages: str) -
     lock = source / "requirements" / f"{packages}.txt"
     if not lock.exists():
         raise SystemExit(fail(f"AGENT_PACKAGES={packages}: there is no such set of packages"))
-    subprocess.run([sys.executable, "-m", "venv", home], check=True)
+    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
     pip = [
-        home / "bin" / "python",
+        str(home / "bin" / "python"),
         "-m",
         "pip",
         "install",
