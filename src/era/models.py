@@ -225,6 +225,9 @@ class Unset:
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        return "UNSET"
+
 
 UNSET = Unset()
 
