@@ -1,4 +1,6 @@
-"""Fills in the generated parts of the reference pages: `python docs/generate.py`.
+"""Fills in the generated parts of the reference pages: `python -m docs.generate`.
+
+`calls.py` beside this file writes the page of examples that goes with the Docker image.
 
 A generated part stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; the rest of a page is
 written by hand.  `tests/test_docs.py` fails when a page is not what this program would write.
@@ -16,6 +18,7 @@ from typing import Any, Final, get_args
 
 from rich.console import Console
 
+from docs import calls
 from era import __version__, client
 from era.api import openapi
 from era.api.app import OPERATIONS
@@ -24,6 +27,8 @@ from era.config import VARIABLES, Must, Size
 from era.errors import CODES
 
 HERE: Final = Path(__file__).parent
+ELSEWHERE: Final = (HERE.parent / "scripts/cloudflare-docker/templates/HTTP_API.md",)
+"""Pages with generated parts outside of this folder."""
 COMPUTED: Final = {
     "AGENT_STATE_DIR": "`/var/lib/era` for root, else `era` below the user's state directory",
     "ERA_MAX_CONCURRENT_RUNS": "twice the number of CPUs",
@@ -324,13 +329,14 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "operations": operations,
     "commands": commands,
     "sdk": sdk,
+    "calls": lambda: calls.text(openapi.document(OPERATIONS, version="", authenticated=False)),
 }
 PART: Final = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 
 
 def pages() -> Iterator[tuple[Path, str]]:
     """Every page with generated parts, and what it should hold."""
-    for path in sorted(HERE.glob("*.md")):
+    for path in [*sorted(HERE.glob("*.md")), *ELSEWHERE]:
         text = path.read_text()
         fresh = PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n\n{part[3]}", text)
         if PART.search(text):

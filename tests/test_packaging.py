@@ -20,7 +20,17 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-SCRIPTS = [*sorted((ROOT / "scripts").iterdir()), ROOT / ".ci" / "run"]
+
+
+def is_script(path: Path) -> bool:
+    """A program to be run from here; templates become programs elsewhere."""
+    return path.is_file() and "templates" not in path.parts and path.suffix in ("", ".sh")
+
+
+SCRIPTS = [
+    *sorted(path for path in (ROOT / "scripts").rglob("*") if is_script(path)),
+    ROOT / ".ci" / "run",
+]
 
 
 def declared(*extras: str) -> dict[str, Requirement]:

@@ -302,7 +302,7 @@ async def test_cancelling(aera: AsyncEra) -> None:
     code = "print('on', flush=True)\nopen('kept', 'w').close()\nimport time; time.sleep(60)"
     async with aclosing(session.stream(code)) as events:
         first = await anext(events)
-        assert first.text == "on\n"
+        assert first.text.startswith("on")
         assert await session.cancel()
         last = [event async for event in events][-1]
     assert last.result is not None
@@ -314,5 +314,5 @@ async def test_leaving_a_stream_hangs_up(aera: AsyncEra) -> None:
     session = await aera.create_session("python")
     code = "print('on', flush=True)\nimport time; time.sleep(60)"
     async with aclosing(session.stream(code, cancel_on_disconnect=True)) as events:
-        assert (await anext(events)).text == "on\n"
+        assert (await anext(events)).text.startswith("on")
     assert (await session.run("print(1)")).stdout == "1\n"
