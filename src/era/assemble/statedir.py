@@ -23,7 +23,7 @@ from typing import Final
 
 from era.errors import UnavailableError
 
-_DIRS: Final = ("blobs", "trees", "layers", "deno", "go", "programs", "runtime", "boxes")
+_DIRS: Final = ("blobs", "trees", "layers", "deno", "go", "npm", "programs", "runtime", "boxes")
 _BOXES: Final = ("base", "scratch", "images")
 
 

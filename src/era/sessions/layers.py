@@ -21,11 +21,12 @@ import structlog
 from era import layout
 from era.errors import EraError, InternalError
 from era.languages.packages import LAYER_GO_CACHE, compile_modules
-from era.models import Network
+from era.models import JsonText, Network
 from era.sandbox.base import Bind, Box, BoxSpec, Overlay, Program
 from era.sessions import archives, folders
 from era.sessions.parts import Parts
 from era.storage.base import LayerRecord
+from era.waiting import within
 from era.workspace import beneath
 from era.workspace.failures import settled
 
@@ -217,16 +218,17 @@ class Layers:
 
     async def _remove_later(self, name: str) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(_REMOVE_AFTER_SECONDS):
+            async with within(_REMOVE_AFTER_SECONDS):
                 await self._closing.wait()
         await self._remove(name)
 
-    async def keep(self, draft: str, key: str) -> LayerRecord:
-        """Make the draft the layer `key`; if there is one already, that stays."""
+    async def keep(self, draft: str, key: str, result: JsonText = "{}") -> LayerRecord:
+        """Make the draft the layer `key`; if there is one already, that stays.  `result` is kept
+        with it."""
         # No archive yet: an empty blob stands for it.
         empty = await self._parts.blobs.put(_nothing())
         now = self._parts.clock()
-        layer = LayerRecord(key=key, blob=empty.hash, size=0, created_at_ms=now, result="{}")
+        layer = LayerRecord(key=key, blob=empty.hash, size=0, created_at_ms=now, result=result)
         layer = await self._parts.records.put_layer(layer)
         self._keep(draft, key)
         return layer
