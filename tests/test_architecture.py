@@ -84,6 +84,8 @@ ROOMS = (
         ),
         never=("http", "json", "socket", "subprocess"),
     ),
+    Room(here="era.environment"),
+    Room(here="era.client", may=(*VOCABULARY, "era.environment"), never=("subprocess",)),
     Room(here="era.config", may=VOCABULARY),
     Room(here="era.logs", may=VOCABULARY),
     Room(
@@ -218,12 +220,13 @@ STANDBY = "era.sandbox.namespaces.child.standby"
 
 
 def environment_problems(module: Module) -> list[str]:
-    """Settings travel as arguments: only `config` reads the environment.
+    """Settings travel as arguments: only `config` reads the environment, and for what is no server
+    `environment` the few variables that clients have.
 
     A Python that stands ready gives a program its environment after the fork; it sets, never reads.
     """
     names = ("environ", "environb", "getenv", "getenvb")
-    if any(within(module.name, own) for own in ("era.config", STANDBY)):
+    if any(within(module.name, own) for own in ("era.config", "era.environment", STANDBY)):
         return []
     return [
         f"{module.name}:{node.lineno} reads the environment: only era.config does"
@@ -333,6 +336,9 @@ WRONG = {
     "the child has threads": (f"{CHILD}.x", "import threading"),
     "a store reads the environment": ("era.storage.x", "import os\nos.environ['HOME']"),
     "a door reads the environment": ("era.api.x", "from os import getenv"),
+    "the SDK knows of the service": ("era.client.x", "from era.sessions import service"),
+    "the SDK reads the settings": ("era.client.x", "from era.config import load"),
+    "the SDK reads the environment": ("era.client.x", "import os\nos.environ['ERA_API_KEY']"),
     "a door knows the settings": ("era.api.x", "from era.config import Settings"),
     "a door has a timeout of its own": ("era.api.x", "import asyncio\nasyncio.timeout(1)"),
     "a door has a group of its own": ("era.api.x", "from asyncio import TaskGroup"),

@@ -241,9 +241,9 @@ def _launch(
 
 def _default_command() -> tuple[str, ...]:
     """Without a command: the server where the operator says so, else the help."""
-    from era.config import run_by_default
+    from era.environment import serves_by_default
 
-    return ("serve",) if run_by_default() else ("--help",)
+    return ("serve",) if serves_by_default() else ("--help",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
