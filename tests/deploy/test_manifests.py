@@ -147,8 +147,8 @@ def test_the_chart_names_each_right_with_its_reason() -> None:
 
 
 def accepted(*files: Path) -> subprocess.CompletedProcess[str]:
-    command = [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", *files]
-    return run(command, env={"HOME": "/tmp"})
+    schema = ["--builtin-schema", "vendor.compose-spec"]
+    return run([tool("check-jsonschema"), *schema, *files], env={"HOME": "/tmp"})
 
 
 @pytest.fixture(scope="module")
