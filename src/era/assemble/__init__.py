@@ -196,6 +196,7 @@ async def _sessions(
         clock=arguments.clock,
         go_cache=go_cache,
         modules_dir=state.of("deno"),
+        kept_vms_dir=state.of("kept-vms"),
     )
     return Sessions(parts, arguments.limits(settings))
 

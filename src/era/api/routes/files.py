@@ -16,7 +16,7 @@ from era.api.routing import Call, Operation
 from era.models import FileEntry
 
 if TYPE_CHECKING:
-    from era.sessions.service import OpenFile
+    from era.sessions.files import OpenFile
 
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
