@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from era.errors import NotFoundError, file_not_found
+from era.errors import InputError, NotFoundError, file_not_found
 from era.models import FileEntry, FileKind, Page
 from era.relpath import RelPath
 from era.sessions.parts import Parts
@@ -70,6 +70,8 @@ class Files:
     async def _entry(self, session_id: str, path: str) -> FileEntry | None:
         try:
             return await self._records.file(session_id, RelPath(path))
+        except InputError:  # the target of a link may be what no path is
+            return None
         except NotFoundError as error:
             if error.code != "file_not_found":
                 raise

@@ -38,7 +38,11 @@ async def get_file(call: Call) -> Response:
     if not call.scope["path_params"]["path"]:
         return await list_files(call)
     path = await call.file_path()
-    opened = await call.sessions.open_file(call.session_id, path)
+    return answer_file(call, path, await call.sessions.open_file(call.session_id, path))
+
+
+def answer_file(call: Call, path: str, opened: OpenFile) -> Response:
+    """The bytes of an open file, as far as they are asked for."""
     etag = f'"{opened.entry.blob}"'
     if _known(call.header("if-none-match"), etag):
         return Response(status_code=304, headers={"ETag": etag})
