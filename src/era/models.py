@@ -267,6 +267,9 @@ class Unset:
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        return "UNSET"
+
 
 UNSET = Unset()
 

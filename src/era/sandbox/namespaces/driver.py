@@ -11,6 +11,7 @@ import asyncio
 import errno
 import itertools
 import os
+import socket
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from era.sandbox.base import (
 )
 from era.sandbox.namespaces import filter as seccomp
 from era.sandbox.namespaces.cgroups.base import Cgroups, Group
+from era.sandbox.namespaces.dial import EGRESS_PORTS, Calls, connected
 from era.sandbox.namespaces.memfile import sealed
 from era.sandbox.namespaces.pool import Pool, Prepared, fits
 from era.sandbox.namespaces.run import Run
@@ -115,6 +117,7 @@ class NamespacesDriver:
         self._opened: dict[int, asyncio.Future[int]] = {}
         self._closed: dict[int, asyncio.Future[None]] = {}
         self._runs: dict[int, Run] = {}
+        self._calls = Calls()
         self._ready: dict[int, Prepared] = {}
         self.winding_up: set[asyncio.Task[None]] = set()
         self._ready_spec = BoxSpec(limits=limits or Limits())
@@ -296,7 +299,7 @@ class NamespacesDriver:
             NeverBegun: the box broke before the program began, so it may run in a fresh tree.
         """
         plan, start = self.plan(spec, program)
-        run = prepared.run
+        run = box.current = prepared.run
         try:
             if spec.limits != self._ready_spec.limits:
                 _adjust(prepared.group, spec.limits)
@@ -370,6 +373,7 @@ class NamespacesDriver:
                 closed.set_result(None)
         self._opened.clear()
         self._closed.clear()
+        self._calls.forget()
 
     def _on_event(self, message: dict[str, Any], fds: list[int]) -> None:
         event = message["event"]
@@ -389,6 +393,8 @@ class NamespacesDriver:
             run = self._runs.get(message["run"])
             if run is not None and not run.attached.done():
                 run.attached.set_result(None)
+        elif event == "dialed":
+            self._calls.answered(message["call"], fds)
         elif event == "interpreter":
             self.pool.interpreter_changed(message["name"], up=message["up"])
         elif event == "refused":
@@ -415,6 +421,8 @@ class NamespacesDriver:
             opened = self._opened.pop(message["box"], None)
             if opened is not None and not opened.done():
                 opened.set_exception(_why_no_box(message["errno"]))
+        elif message["request"] == "dial":
+            self._calls.answered(message["call"], [])
         elif message["request"] == "attach":
             run = self._runs.get(message["run"])
             if run is not None:
@@ -441,7 +449,7 @@ class NamespacesDriver:
         """One program in an open box, from pipes and cgroup to the end of its last process."""
         number = next(self._numbers)
         plan, start = self.plan(spec, program)
-        run = self._run_in(box.launcher, number, spec, self._egress)
+        run = box.current = self._run_in(box.launcher, number, spec, self._egress)
         try:
             run.prepare(box.number, plan, stdin_fd=program.stdin_fd, stdout_fd=program.stdout_fd)
             run.go(program, start, sink)
@@ -449,6 +457,16 @@ class NamespacesDriver:
             return await run.result(self.unenforced)
         finally:
             box.end(self._behind(self.finish(run)))
+
+    async def connect(self, box: _NamespacesBox, spec: BoxSpec, port: int) -> socket.socket:
+        """See `Box.connect`."""
+        run = box.current
+        if run is None or not run.begun or (_egress_wanted(spec) and port in EGRESS_PORTS):
+            raise ConnectionRefusedError
+        try:
+            return await connected(await self._calls.sockets(box.launcher, run.number), port)
+        except LauncherLost:
+            raise ConnectionRefusedError from None
 
     async def finish(self, run: Run) -> None:
         """Nothing of `run` is left, and nothing is known of it."""
@@ -519,6 +537,7 @@ class _NamespacesBox:
         self.prepared = prepared
         self.launcher = launcher
         self.number = number
+        self.current: Run | None = None
         self._driver = driver
         self._spec = spec
         self._stop: asyncio.Event | None = None
@@ -545,7 +564,7 @@ class _NamespacesBox:
             return await self._driver.run(self, self._spec, program, sink, self._stop)
         finally:
             self._driver.pool.ended()
-            self._stop = None
+            self._stop = self.current = None
 
     def changes(self, target: str) -> int | None:
         """See `Box`.  All scratch of a box lies side by side in a directory of the launcher's."""
@@ -559,6 +578,10 @@ class _NamespacesBox:
         """See `Box`."""
         if self._stop is not None:
             self._stop.set()
+
+    async def connect(self, port: int) -> socket.socket:
+        """See `Box`."""
+        return await self._driver.connect(self, self._spec, port)
 
     def end(self, ending: asyncio.Task[None]) -> None:
         """The last tree is being taken away by `ending`."""

@@ -80,9 +80,9 @@ class Home:
         except OSError:
             os._exit(1)
 
-    def visit_mounts(self, mounts_fd: int, act: Callable[[], None]) -> None:
-        """Do something in another mount namespace."""
-        sys.setns(mounts_fd, sys.CLONE_NEWNS)
+    def visit(self, namespace: int, kind: int, act: Callable[[], None]) -> None:
+        """Do something in another namespace of one kind."""
+        sys.setns(namespace, kind)
         try:
             act()
         finally:

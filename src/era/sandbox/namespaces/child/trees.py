@@ -7,6 +7,7 @@ is reaped and with it every process of the box is dead.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -60,6 +61,7 @@ class Trees:
         self._tell = tell
         self._home = box.Home()
         self._first: dict[int, int] = {}  # run -> pidfd of process 1
+        self._networks: dict[int, int] = {}  # run -> its network namespace
 
     def make(self, run: int, plan: Plan, seat: box.Seat, fds: TreeFds, interpreter: str) -> int:
         """Start a tree up to its gate, from `interpreter` if one is named; a descriptor of its mount
@@ -105,7 +107,28 @@ class Trees:
 
     def visit(self, mounts_fd: int, act: Callable[[], None]) -> None:
         """Do something in the mount namespace of a tree."""
-        self._home.visit_mounts(mounts_fd, act)
+        self._home.visit(mounts_fd, sys.CLONE_NEWNS, act)
+
+    def sockets(self, run: int) -> list[socket.socket]:
+        """Sockets for a connection to a server inside a tree: for IPv4, and for IPv6 where there is any.
+
+        A socket stays in the network namespace it was made in, so whoever holds these can reach the
+        loopback of that box and nothing else.  They are not connected: that could take its time.
+
+        Raises:
+            OSError: the tree is gone.
+        """
+        made: list[socket.socket] = []
+
+        def make() -> None:
+            made.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            with suppress(OSError):
+                made.append(socket.socket(socket.AF_INET6, socket.SOCK_STREAM))
+
+        if run not in self._networks:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        self._home.visit(self._networks[run], sys.CLONE_NEWNET, make)
+        return made
 
     def kill(self, run: int) -> None:
         """End every process of a tree: the kernel does so when process 1 ends."""
@@ -127,6 +150,7 @@ class Trees:
             )
             first.run(plan, own, self._seccomp, rootless=self._foundation.rootless)
         self._first[run] = os.pidfd_open(pid)
+        self._networks[run] = self._home.here("net")
         self._children.watch(pid, lambda ended: self._exited(run, ended))
 
     def _fork_program(self, run: int, plan: Plan, fds: program.ProgramFds) -> None:
@@ -147,6 +171,9 @@ class Trees:
 
     def _exited(self, run: int, ended: Ended) -> None:
         os.close(self._first.pop(run))
+        network = self._networks.pop(run, None)
+        if network is not None:
+            os.close(network)
         self._interpreters.box_ended(run)
         event = {"event": "exited", "run": run, "status": ended.status}
         self._tell(event | {"cpu_ns": ended.cpu_ns})
