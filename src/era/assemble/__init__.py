@@ -203,6 +203,7 @@ async def _sessions(
         go_cache=go_cache,
         modules_dir=state.of("deno"),
         npm_dir=state.of("npm"),
+        kept_vms_dir=state.of("kept-vms"),
     )
     return Sessions(parts, arguments.limits(settings))
 
