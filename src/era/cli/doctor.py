@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from era.assemble.diagnose import diagnose, plan
-from era.cli.main import Common
+from era.cli.common import Common
 from era.config import ConfigError, load
 from era.errors import EraError
 
