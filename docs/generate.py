@@ -170,7 +170,7 @@ def bytes_text(media_type: str) -> str:
 
 def heading(method: str, path: str) -> str:
     """An operation as the contract writes it."""
-    return f"{method} {path.replace('{session_id}', '{id}')}"
+    return f"{method} {path.replace('{session_id}', '{id}').replace('{vm_id}', '{id}')}"
 
 
 def reference(schema: Schema) -> str:

@@ -17,7 +17,13 @@ from tests.e2e.harness import WatchedServer, mounts, users_of
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-PAGES = ("README.md", "docs/quickstart.md", "docs/packages.md", "docs/cli.md")
+PAGES = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/packages.md",
+    "docs/cli.md",
+    "docs/vms.md",
+)
 BLOCK = re.compile(
     r"<!-- (?P<kind>example|output) -->\n```\w+\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL
 )
