@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from era.api.app import OPERATIONS
-from tests.attacks.cases import CASES, PROXY, SAME, Case
+from tests.attacks.cases import CASES, SAME, Case
 from tests.attacks.served import Served
 from tests.sandbox.attack import ROOT
 from tests.sandbox.census import until
@@ -104,7 +104,6 @@ def test_a_table_with_a_mistake_would_be_noticed() -> None:
     assert (
         missing(Case(what="x", by=("attacks/test_cases.py::test_every_number_has_a_case",))) == []
     )
-    assert PROXY.startswith("/")
 
 
 def test_what_is_not_prevented_is_told() -> None:
