@@ -78,11 +78,11 @@ def routes() -> Iterator[str]:
         yield operation.path
 
 
-@pytest.mark.parametrize("number", [n for n, case in CASES.items() if case.waits.startswith("/")])
-def test_what_waits_is_not_there_yet(number: int) -> None:
+def test_what_waits_is_not_there_yet() -> None:
     """A feature that came: write its case, and name the tests instead."""
-    waits = CASES[number].waits
-    assert not [path for path in routes() if path.startswith(waits)], f"case {number} is due"
+    waiting = {number: case.waits for number, case in CASES.items() if case.waits.startswith("/")}
+    for number, waits in waiting.items():
+        assert not [path for path in routes() if path.startswith(waits)], f"case {number} is due"
     assert [path for path in routes() if path.startswith("/api/sessions")]  # it would be seen
 
 
