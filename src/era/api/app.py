@@ -15,7 +15,7 @@ from era.api.answers import error_answer, json_answer
 from era.api.door import Door, Origins
 from era.api.options import Options
 from era.api.proxy import proxy
-from era.api.routes import code, files, proxied, runs, service, sessions
+from era.api.routes import code, files, proxied, runs, service, sessions, vm_words, vms
 from era.api.routing import ANY, Call, Operation, Resource
 from era.errors import NotFoundError
 
@@ -28,9 +28,13 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *code.OPERATIONS,
     *files.OPERATIONS,
     *service.OPERATIONS,
+    *vms.COMMANDS,
+    *vm_words.OPERATIONS,
+    *vms.OPERATIONS,
     *proxied.OPERATIONS,
 )
-"""Everything the API can do; what runs most comes first, since paths are tried in order."""
+"""Everything the API can do; what runs most comes first, since paths are tried in order;
+the words of `vm_words` come before what takes any word for the id of a VM."""
 
 _DOCUMENT: Final = "/openapi.json"
 

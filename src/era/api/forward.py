@@ -49,7 +49,7 @@ def where_it_runs(handler: Handler) -> Handler:
             return await handler(call)
         deadline = time.monotonic() + ttl + CONNECT_SECONDS
         while True:
-            async with sessions.place(call.session_id) as address:
+            async with sessions.place(call.place_id) as address:
                 if address is None:
                     return await handler(call)
             passed = await _passed(call, address)
@@ -70,7 +70,7 @@ def where_it_is(handler: Handler) -> Handler:
     async def handle(call: Call) -> Response | None:
         if call.sessions.takeover_seconds is not None:
             with suppress(NotFoundError):
-                address = await call.sessions.holder(call.session_id)
+                address = await call.sessions.holder(call.place_id)
                 passed = None if address is None else await _passed(call, address)
                 if passed is not None:
                     return passed
@@ -112,7 +112,8 @@ class Passed(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the request, then the answer; until the client has gone."""
-        up = asyncio.ensure_future(self._up(scope, receive))
+        # The body as the call has it: it may have been read already to learn where it belongs.
+        up = asyncio.ensure_future(self._up(self._call.scope, self._call.receive))
         down = asyncio.ensure_future(self._down(send))
         try:
             await self._patient(up, down)
@@ -144,7 +145,7 @@ class Passed(Response):
 
     async def _is_there(self) -> bool:
         try:
-            return await self._call.sessions.holder(self._call.session_id) == self._address
+            return await self._call.sessions.holder(self._call.place_id) == self._address
         except NotFoundError:
             return True  # deleted: it will say so
         except EraError:
