@@ -16,7 +16,8 @@ from era.languages.table import Launch, command_launch, launch
 from era.runtimes import Runtimes, discover
 from era.sandbox.base import Bind, Box, BoxSpec, Egress, Exit, Limits, Overlay, Program, Warm
 from era.sandbox.namespaces.cgroups.detect import detect
-from era.sandbox.namespaces.driver import NamespacesDriver, Place
+from era.sandbox.namespaces.driver import NamespacesDriver
+from era.sandbox.namespaces.place import Place
 from era.sandbox.namespaces.pool import ANY
 from era.sessions import builds
 from era.sessions.settings import ProgramLimits

@@ -13,7 +13,8 @@ from typing import Any
 from era import layout
 from era.sandbox.base import Bind, BoxSpec, Egress, Limits, Program, RootImage, Warm
 from era.sandbox.namespaces.cgroups.detect import detect
-from era.sandbox.namespaces.driver import NamespacesDriver, Place
+from era.sandbox.namespaces.driver import NamespacesDriver
+from era.sandbox.namespaces.place import Place
 from era.sandbox.plan import Plan, Start
 
 LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")

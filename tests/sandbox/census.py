@@ -38,6 +38,11 @@ class Process:
         state = _stat(self.pid)
         return state is not None and state[19] == self.started and state[0] not in "ZX"
 
+    @property
+    def name(self) -> str:
+        """What it calls itself (proc_pid_comm(5))."""
+        return _read(f"/proc/{self.pid}/comm").strip()
+
     def children(self) -> list[Process]:
         """Its children."""
         numbers = _read(f"/proc/{self.pid}/task/{self.pid}/children").split()

@@ -19,7 +19,8 @@ from era.languages.table import PYTHON_AHEAD, PYTHON_ENTRY, Launch, launch
 from era.runtimes import Runtimes, discover
 from era.sandbox.base import Box, BoxSpec, Exit, Limits, Program, Readiness, Warm
 from era.sandbox.namespaces.cgroups.detect import detect
-from era.sandbox.namespaces.driver import NamespacesDriver, Place, _NamespacesBox
+from era.sandbox.namespaces.driver import NamespacesDriver, _NamespacesBox
+from era.sandbox.namespaces.place import Place
 from era.sandbox.namespaces.pool import fits
 from tests.languages.boxes import place
 from tests.sandbox.corpus import Case
@@ -50,7 +51,7 @@ class Standing(NamespacesDriver):
     @property
     def opening(self) -> bool:
         """Whether boxes are being opened or closed."""
-        return bool(self._opened or self._closed)
+        return self.openings.busy
 
     async def lost(self) -> None:
         """Wait until the driver has noticed that its launcher is gone."""

@@ -167,7 +167,7 @@ def _limits(facts: Facts) -> bool:
         "RLIMIT_MSGQUEUE": 0,
         "RLIMIT_NICE": 0,
         "RLIMIT_NOFILE": 77,
-        "RLIMIT_NPROC": 99,
+        "RLIMIT_NPROC": 100,
         "RLIMIT_RTPRIO": 0,
         "RLIMIT_SIGPENDING": 4096,
         "RLIMIT_STACK": 8 << 20,

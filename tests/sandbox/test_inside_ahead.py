@@ -14,7 +14,8 @@ from era.languages.table import ahead_commands, launch
 from era.runtimes import discover
 from era.sandbox.base import BoxSpec, Limits, Program, Readiness, Warm
 from era.sandbox.namespaces.cgroups.detect import detect
-from era.sandbox.namespaces.driver import NamespacesDriver, Place
+from era.sandbox.namespaces.driver import NamespacesDriver
+from era.sandbox.namespaces.place import Place
 from era.sandbox.namespaces.pool import ANY
 from tests.contracts.driver import fill, output_of, place
 from tests.sandbox.boxes import namespaces_driver, warm_up

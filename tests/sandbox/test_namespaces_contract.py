@@ -36,7 +36,7 @@ class Ahead(NamespacesDriver):
 
     async def _full(self) -> None:
         async with asyncio.timeout(60):
-            while len(self.pool._shelves[ANY].waiting) < AHEAD.count or self._opened:
+            while len(self.pool._shelves[ANY].waiting) < AHEAD.count or self.openings.busy:
                 await asyncio.sleep(0.005)
 
 

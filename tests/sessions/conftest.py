@@ -18,7 +18,8 @@ from era.models import NewSession, RunRequest, RunResult, SessionView, SetupSpec
 from era.runtimes import discover
 from era.sandbox.base import Box, BoxSpec, Driver, Egress, RootImage, Warm
 from era.sandbox.namespaces.cgroups.detect import detect
-from era.sandbox.namespaces.driver import NamespacesDriver, Place
+from era.sandbox.namespaces.driver import NamespacesDriver
+from era.sandbox.namespaces.place import Place
 from era.sessions.caches import GoCache
 from era.sessions.parts import Parts
 from era.sessions.seal import Seal

@@ -24,7 +24,7 @@ from era.languages.table import (
 from era.models import Network
 from era.runtimes.packages import installed
 from era.sandbox.base import Limits, Readiness, Warm
-from era.sandbox.namespaces.driver import Place
+from era.sandbox.namespaces.place import Place
 from era.sandbox.namespaces.pool import ANY
 from era.sandbox.probe import disk_scratch_available
 from era.sessions.settings import ModuleLimits, QueueLimits, RunLimits, SessionLimits, SetupLimits

@@ -80,6 +80,7 @@ class GroupV1:
         self._paths = paths
         self._keep = keep
         self._limits: Limits | None = None
+        self._files: dict[str, int] = {}
         self.join_fds: tuple[int, ...] = ()
         self.oom_fd: int | None = None
         try:
@@ -132,49 +133,70 @@ class GroupV1:
 
     def alone(self) -> bool:
         """See `Group`.  A process counts until it is reaped (pids.rst)."""
-        return int(read(f"{self._paths['pids']}/pids.current")) <= FIRST
+        return int(self._tell("pids", "pids.current")) <= FIRST
+
+    def empty(self) -> bool:
+        """See `Group`."""
+        return int(self._tell("pids", "pids.current")) == 0
 
     def mark(self) -> None:
         """See `Group`.  Writing 0 resets both figures (memory.rst, cpuacct.rst)."""
-        write(f"{self._paths['cpuacct']}/cpuacct.usage", "0")
-        write(f"{self._paths['memory']}/memory.max_usage_in_bytes", "0")
+        os.write(self._file("cpuacct", "cpuacct.usage"), b"0")
+        os.write(self._file("memory", "memory.max_usage_in_bytes"), b"0")
 
     def read(self) -> Reading:
         """See `Group`."""
-        memory = self._paths["memory"]
         kills = 0
-        for line in read(f"{memory}/memory.oom_control").splitlines():
+        for line in self._tell("memory", "memory.oom_control").splitlines():
             if line.startswith("oom_kill "):
                 kills = int(line.split()[1])
         return Reading(
-            cpu_ns=int(read(f"{self._paths['cpuacct']}/cpuacct.usage")),
-            peak_memory_bytes=int(read(f"{memory}/memory.max_usage_in_bytes")),
+            cpu_ns=int(self._tell("cpuacct", "cpuacct.usage")),
+            peak_memory_bytes=int(self._tell("memory", "memory.max_usage_in_bytes")),
             oom_kills=kills,
         )
 
-    def remove(self) -> bool:
+    def _file(self, controller: str, name: str) -> int:
+        """A control file, opened at its first use: a group serves many boxes."""
+        if name not in self._files:
+            path = f"{self._paths[controller]}/{name}"
+            read_only = name in ("pids.current", "memory.usage_in_bytes", "memory.oom_control")
+            mode = os.O_RDONLY if read_only else os.O_RDWR
+            self._files[name] = os.open(path, mode | os.O_CLOEXEC)
+        return self._files[name]
+
+    def _tell(self, controller: str, name: str) -> str:
+        """What a control file says now."""
+        return os.pread(self._file(controller, name), 4096, 0).decode()
+
+    def recycle(self) -> bool:
         """See `Group`.  To make and to remove one takes a millisecond, so it may serve again."""
-        return (self._is_as_new() and self._keep(self)) or self.discard()
+        return self._is_as_new() and self._keep(self)
 
     def _is_as_new(self) -> bool:
         """Whether nothing of the box that was is left: no process, no hit of a limit, no memory."""
-        memory, pids = self._paths["memory"], self._paths["pids"]
         try:
-            if self._limits is None or self.oom_fd is None or int(read(f"{pids}/pids.current")):
+            if self._limits is None or self.oom_fd is None:
+                return False
+            if not self.empty():
                 return False
             if self.read().oom_kills or select.select([self.oom_fd], [], [], 0)[0]:
                 return False
-            if int(read(f"{memory}/memory.usage_in_bytes")) > _LEFT_BYTES:
-                write(f"{memory}/memory.force_empty", "0")
-            return int(read(f"{memory}/memory.usage_in_bytes")) <= _LEFT_BYTES
+            if self._used_bytes() > _LEFT_BYTES:
+                write(f"{self._paths['memory']}/memory.force_empty", "0")
+            return self._used_bytes() <= _LEFT_BYTES
         except (OSError, ValueError):
             return False
 
+    def _used_bytes(self) -> int:
+        return int(self._tell("memory", "memory.usage_in_bytes"))
+
     def discard(self) -> bool:
-        """Remove it for good; False while the kernel holds it."""
-        for fd in self.join_fds:
+        """See `Group`."""
+        for fd in (*self.join_fds, *self._files.values()):
             os.close(fd)
         self.join_fds = ()
+        self._files.clear()
         if self.oom_fd is not None:
             os.close(self.oom_fd)
             self.oom_fd = None

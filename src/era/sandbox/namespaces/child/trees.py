@@ -117,22 +117,22 @@ class Trees:
     def _fork_first(
         self, run: int, plan: Plan, seat: box.Seat, fds: TreeFds, built_write: int
     ) -> None:
+        own = first.FirstFds(
+            control=fds.control,
+            built=built_write,
+            user_namespace=seat.user.namespace,
+            cgroups=fds.cgroups,
+        )
         pid = os.fork()
         if pid == 0:
-            own = first.FirstFds(
-                control=fds.control,
-                built=built_write,
-                user_namespace=seat.user.namespace,
-                cgroups=fds.cgroups,
-            )
             first.run(plan, own, self._seccomp, rootless=self._foundation.rootless)
         self._first[run] = os.pidfd_open(pid)
         self._children.watch(pid, lambda ended: self._exited(run, ended))
 
     def _fork_program(self, run: int, plan: Plan, fds: program.ProgramFds) -> None:
+        terms = program.Terms.of(plan, rootless=self._foundation.rootless)
         pid = os.fork()
         if pid == 0:
-            terms = program.Terms.of(plan, rootless=self._foundation.rootless)
             program.run(terms, fds, self._seccomp, plan.ahead)
         self._children.watch(pid, lambda ended: self._ended(run, ended))
 
