@@ -3,6 +3,7 @@ service's, no descriptor, no other box."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import socket
@@ -40,9 +41,12 @@ def _open_files(pid: int) -> list[int]:
 
 @contextmanager
 def _room_for(pid: int, more: int) -> Iterator[None]:
-    """The process may open so many files beside those that it has."""
+    """The process may open at most so many files beside those that it has: fewer, where some of the
+    numbers that follow are taken."""
     usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (_open_files(pid)[-1] + 1 + more, usual[1]))
+    taken = set(_open_files(pid))
+    first_free = next(number for number in itertools.count() if number not in taken)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (first_free + more, usual[1]))
     try:
         yield
     finally:

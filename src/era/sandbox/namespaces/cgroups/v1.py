@@ -23,6 +23,14 @@ _KEEP: Final = 32
 _LEFT_BYTES: Final = 1 << 20
 """What the kernel holds in advance for a group (64 pages a processor) or of its own for it; more
 belongs to files that are still there."""
+_FILES: Final = {
+    "cpuacct.usage": os.O_RDWR,
+    "memory.max_usage_in_bytes": os.O_RDWR,
+    "memory.oom_control": os.O_RDONLY,
+    "memory.usage_in_bytes": os.O_RDONLY,
+    "pids.current": os.O_RDONLY,
+}
+"""Control files that stay open, since a group serves many boxes; named by their controller."""
 FIRST: Final = 1
 """Process 1 of a box is in the group, but is not the program's."""
 
@@ -88,6 +96,9 @@ class GroupV1:
                 os.mkdir(path, 0o755)
             self.adjust(limits)
             self.oom_fd = self._watch_oom()
+            for name, mode in _FILES.items():
+                path = f"{paths[name.partition('.')[0]]}/{name}"
+                self._files[name] = os.open(path, mode | os.O_CLOEXEC)
             self.join_fds = tuple(
                 os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
                 for path in dict.fromkeys(paths.values())
@@ -133,41 +144,32 @@ class GroupV1:
 
     def alone(self) -> bool:
         """See `Group`.  A process counts until it is reaped (pids.rst)."""
-        return int(self._tell("pids", "pids.current")) <= FIRST
+        return int(self._tell("pids.current")) <= FIRST
 
     def empty(self) -> bool:
         """See `Group`."""
-        return int(self._tell("pids", "pids.current")) == 0
+        return int(self._tell("pids.current")) == 0
 
     def mark(self) -> None:
         """See `Group`.  Writing 0 resets both figures (memory.rst, cpuacct.rst)."""
-        os.write(self._file("cpuacct", "cpuacct.usage"), b"0")
-        os.write(self._file("memory", "memory.max_usage_in_bytes"), b"0")
+        os.write(self._files["cpuacct.usage"], b"0")
+        os.write(self._files["memory.max_usage_in_bytes"], b"0")
 
     def read(self) -> Reading:
         """See `Group`."""
         kills = 0
-        for line in self._tell("memory", "memory.oom_control").splitlines():
+        for line in self._tell("memory.oom_control").splitlines():
             if line.startswith("oom_kill "):
                 kills = int(line.split()[1])
         return Reading(
-            cpu_ns=int(self._tell("cpuacct", "cpuacct.usage")),
-            peak_memory_bytes=int(self._tell("memory", "memory.max_usage_in_bytes")),
+            cpu_ns=int(self._tell("cpuacct.usage")),
+            peak_memory_bytes=int(self._tell("memory.max_usage_in_bytes")),
             oom_kills=kills,
         )
 
-    def _file(self, controller: str, name: str) -> int:
-        """A control file, opened at its first use: a group serves many boxes."""
-        if name not in self._files:
-            path = f"{self._paths[controller]}/{name}"
-            read_only = name in ("pids.current", "memory.usage_in_bytes", "memory.oom_control")
-            mode = os.O_RDONLY if read_only else os.O_RDWR
-            self._files[name] = os.open(path, mode | os.O_CLOEXEC)
-        return self._files[name]
-
-    def _tell(self, controller: str, name: str) -> str:
+    def _tell(self, name: str) -> str:
         """What a control file says now."""
-        return os.pread(self._file(controller, name), 4096, 0).decode()
+        return os.pread(self._files[name], 4096, 0).decode()
 
     def recycle(self) -> bool:
         """See `Group`.  To make and to remove one takes a millisecond, so it may serve again."""
@@ -189,7 +191,7 @@ class GroupV1:
             return False
 
     def _used_bytes(self) -> int:
-        return int(self._tell("memory", "memory.usage_in_bytes"))
+        return int(self._tell("memory.usage_in_bytes"))
 
     def discard(self) -> bool:
         """See `Group`."""
