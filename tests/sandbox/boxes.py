@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import shutil
 import struct
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from era import layout
 from era.sandbox.base import Bind, BoxSpec, Egress, Limits, Program, RootImage, Warm
 from era.sandbox.namespaces.cgroups.detect import detect
 from era.sandbox.namespaces.driver import NamespacesDriver
+from era.sandbox.namespaces.native import Native, built
 from era.sandbox.namespaces.place import Place
 from era.sandbox.plan import Plan, Start
 
@@ -30,6 +35,15 @@ def host_image() -> RootImage:
         files={"/etc/passwd": passwd.encode()},
         dirs=(layout.WORKSPACE, layout.TMP, layout.HOME),
     )
+
+
+@cache
+def native_helper() -> Native | None:
+    """The helper in C, compiled once in a process."""
+    directory = tempfile.mkdtemp(prefix="era-native-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    os.chmod(directory, 0o755)
+    return built(directory)
 
 
 @asynccontextmanager
@@ -50,6 +64,7 @@ async def namespaces_driver(
         scratch_dir=os.path.join(directory, "scratch"),
         images=os.path.join(directory, "images") if on_disk else None,
         helper_python="/usr/bin/python3",
+        native=native_helper(),
     )
     driver = kind(place, host_image(), detect(), egress, warm=warm, limits=limits)
     try:

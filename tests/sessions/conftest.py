@@ -34,6 +34,7 @@ from tests.fakes.blobs import MemoryBlobs
 from tests.fakes.driver import ProcessDriver
 from tests.fakes.records import MemoryRecords
 from tests.languages.boxes import kept_ready
+from tests.sandbox.boxes import native_helper
 from tests.sessions import workshop as workshops
 from tests.sessions.workshop import Workshop
 
@@ -267,7 +268,11 @@ async def boxed_room(
     async with AsyncExitStack() as stack:
         found = discover(runtime)
         where = Place(
-            base_dir=base, scratch_dir=scratch, images=None, helper_python=found.helper_python
+            base_dir=base,
+            scratch_dir=scratch,
+            images=None,
+            helper_python=found.helper_python,
+            native=native_helper(),
         )
         driver = WatchedDriver(where, found.image, egress, warm)
         stack.push_async_callback(driver.close)

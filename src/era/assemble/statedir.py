@@ -11,6 +11,7 @@ layers/     setup layers as directories, a cache
 deno/       modules that deno programs import, a cache
 programs/   compiled programs of sessions, a cache
 runtime/    small files that boxes see
+native/     the helper in C, compiled here
 boxes/      mount points and scratch of boxes; nothing in it outlives the server
 """
 
@@ -23,7 +24,7 @@ from typing import Final
 
 from era.errors import UnavailableError
 
-_DIRS: Final = ("blobs", "trees", "layers", "deno", "go", "programs", "runtime", "boxes")
+_DIRS: Final = ("blobs", "trees", "layers", "deno", "go", "programs", "runtime", "native", "boxes")
 _BOXES: Final = ("base", "scratch", "images")
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from era.sandbox.base import RootImage
 from era.sandbox.namespaces import filter as seccomp
+from era.sandbox.namespaces.native import Native
 from era.sandbox.plan import BindMount, Foundation
 
 BOX_UID: Final = 1_879_048_192 + 1000
@@ -18,13 +19,14 @@ distributions give to people, services and containers, so it owns nothing on the
 class Place:
     """Where the driver works: directories it owns, and the interpreter of the launcher.
 
-    `images` is None for scratch in memory.
+    `images` is None for scratch in memory, `native` without a helper in C.
     """
 
     base_dir: str
     scratch_dir: str
     images: str | None
     helper_python: str
+    native: Native | None = None
 
 
 def foundation(place: Place, image: RootImage, *, rootless: bool) -> Foundation:
@@ -37,6 +39,8 @@ def foundation(place: Place, image: RootImage, *, rootless: bool) -> Foundation:
         uid=0 if rootless else BOX_UID,
         gid=0 if rootless else BOX_UID,
         filter=seccomp.build().hex(),
+        first="" if place.native is None else place.native.first,
+        stand="" if place.native is None else place.native.stand,
         binds=tuple(
             BindMount(source=bind.source, target=bind.target, writable=bind.writable)
             for bind in image.binds

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from time import monotonic_ns
 from typing import Any
 
-from era.sandbox.namespaces.child import box, first, program
+from era.sandbox.namespaces.child import box, first, mounts, program
 from era.sandbox.namespaces.child import syscalls as sys
 from era.sandbox.namespaces.child.children import Children, Ended
 from era.sandbox.namespaces.child.interpreters import Interpreters
@@ -54,7 +54,9 @@ class Trees:
         tell: Callable[[dict[str, Any]], None],
     ) -> None:
         self._foundation = foundation
-        self._seccomp = sys.FilterProgram(bytes.fromhex(foundation.filter))
+        code = bytes.fromhex(foundation.filter)
+        self._seccomp = sys.FilterProgram(code)
+        self._filter = _in_memory("era-filter", code)
         self._children = children
         self._interpreters = interpreters
         self._tell = tell
@@ -117,15 +119,19 @@ class Trees:
     def _fork_first(
         self, run: int, plan: Plan, seat: box.Seat, fds: TreeFds, built_write: int
     ) -> None:
+        rootless = self._foundation.rootless
         own = first.FirstFds(
             control=fds.control,
             built=built_write,
             user_namespace=seat.user.namespace,
             cgroups=fds.cgroups,
         )
-        pid = os.fork()
-        if pid == 0:
-            first.run(plan, own, self._seccomp, rootless=self._foundation.rootless)
+        if self._foundation.first:
+            pid = first.spawn(mounts.FIRST, plan, own, self._filter, rootless=rootless)
+        else:
+            pid = os.fork()
+            if pid == 0:
+                first.run(plan, own, self._seccomp, rootless=rootless)
         self._first[run] = os.pidfd_open(pid)
         self._children.watch(pid, lambda ended: self._exited(run, ended))
 
@@ -138,8 +144,7 @@ class Trees:
 
     def _ask(self, interpreter: str, run: int, plan: Plan, fds: Sequence[int]) -> None:
         terms = program.Terms.of(plan, rootless=self._foundation.rootless)
-        message = {"run": run, "terms": terms.asdict()}
-        self._interpreters.fork(interpreter, run, message, fds)
+        self._interpreters.fork(interpreter, run, terms.pack(run), fds)
 
     def _ended(self, run: int, ended: Ended) -> None:
         event = {"event": "ended", "run": run, "status": ended.status, "cpu_ns": ended.cpu_ns}
@@ -150,6 +155,13 @@ class Trees:
         self._interpreters.box_ended(run)
         event = {"event": "exited", "run": run, "status": ended.status}
         self._tell(event | {"cpu_ns": ended.cpu_ns})
+
+
+def _in_memory(name: str, data: bytes) -> int:
+    """A memory file with `data`."""
+    fd = os.memfd_create(name)
+    os.write(fd, data)
+    return fd
 
 
 def _program_fds(seat: box.Seat, fds: TreeFds, built: int) -> program.ProgramFds:

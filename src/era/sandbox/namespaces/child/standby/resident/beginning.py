@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         hides_packages,
         import_from_here,
     )
+    from era.sandbox.namespaces.child.standby.resident.standing import loop
 
 _signal: Any = __import__("_signal")
 _PR_SET_DUMPABLE = 4
@@ -59,7 +60,8 @@ def begin(gate: int, start: int) -> None:
     """In a program's process, locked up: wait, then be the interpreter that runs the program."""
     if len(sys.modules) != len(at_start) + 1:  # beside them only the hook
         hide_others()
-    gc.collect()  # what brought this process here
+    if not loop:
+        gc.collect()  # what brought this process here
     _set_signals()
     _renew_main()
     _rehearse()
