@@ -1,4 +1,6 @@
-"""Fills in the generated parts of the reference pages: `python docs/generate.py`.
+"""Fills in the generated parts of the reference pages: `python -m docs.generate`.
+
+`calls.py` beside this file writes the page of examples that goes with the Docker image.
 
 A generated part stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; the rest of a page is
 written by hand.  `tests/test_docs.py` fails when a page is not what this program would write.
@@ -6,15 +8,18 @@ written by hand.  `tests/test_docs.py` fails when a page is not what this progra
 
 from __future__ import annotations
 
+import inspect
 import io
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, get_args
 
 from rich.console import Console
 
-from era import __version__
+from docs import calls
+from era import __version__, client
 from era.api import openapi
 from era.api.app import OPERATIONS
 from era.cli.main import app
@@ -22,6 +27,8 @@ from era.config import VARIABLES, Must, Size
 from era.errors import CODES
 
 HERE: Final = Path(__file__).parent
+ELSEWHERE: Final = (HERE.parent / "scripts/cloudflare-docker/templates/HTTP_API.md",)
+"""Pages with generated parts outside of this folder."""
 COMPUTED: Final = {
     "AGENT_STATE_DIR": "`/var/lib/era` for root, else `era` below the user's state directory",
     "ERA_MAX_CONCURRENT_RUNS": "twice the number of CPUs",
@@ -244,6 +251,76 @@ def help_text(tokens: list[str]) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().strip().splitlines())
 
 
+# --- python.md --------------------------------------------------------------------------------
+
+
+def sdk() -> str:
+    """The classes of the SDK with their methods; of the two halves the synchronous one."""
+    return "\n\n".join(class_text(kind) for kind in sdk_classes())
+
+
+def sdk_classes() -> list[type]:
+    """The classes that programs use, what one begins with first; errors have a table of their own."""
+    first = [client.Era, client.Session, client.Files, client.Vm, client.Setup]
+    found = [getattr(client, name) for name in client.__all__]
+    rest = [k for k in found if not issubclass(k, Exception) and not k.__name__.startswith("Async")]
+    return [*first, *(kind for kind in rest if kind not in first)]
+
+
+def class_text(kind: type) -> str:
+    """One class: what it is, what it holds, what it does."""
+    fields = getattr(kind, "__dataclass_fields__", {})
+    members = [f"`{name}: {field.type}`" for name, field in fields.items()]
+    parts = [f"### `{kind.__name__}`", docstring(kind)]
+    if members:
+        parts.append("Holds " + ", ".join(members) + ".")
+    if kind is client.Era:  # the others are made by it
+        parts.append(method_text(kind.__name__, vars(kind)["__init__"], doc=False))
+    public = {name: value for name, value in vars(kind).items() if not name.startswith("_")}
+    for name, value in public.items():
+        if isinstance(value, property):
+            parts.append(f"`.{name}`: {docstring(value)}")
+        elif inspect.isfunction(value):
+            parts.append(method_text(f".{name}", value))
+    return "\n\n".join(parts)
+
+
+def method_text(name: str, function: Callable[..., Any], *, doc: bool = True) -> str:
+    """A method: how it is called, and what it does."""
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    shown = str(inspect.signature(function).replace(parameters=parameters))
+    shown = re.sub(QUOTED_TYPE, r"\1", shown)
+    if len(shown) > LONG_SIGNATURE:
+        inside, result = shown.rpartition(") -> ")[::2]
+        lines = re.split(r", (?=\*|\w+(?::|$))", inside[1:])
+        shown = "(\n" + "".join(f"    {line},\n" for line in lines) + f") -> {result}"
+    call = f"```python\n{name}{shown}\n```"
+    return f"{call}\n\n{docstring(function)}" if doc else call
+
+
+LONG_SIGNATURE: Final = 88
+QUOTED_TYPE: Final = r"(?<=[:>] )'([^']*)'"
+
+
+def docstring(value: Any) -> str:
+    """A docstring as Markdown: the errors it names become one line, its examples blocks."""
+    text = inspect.getdoc(value) or ""
+    text = re.sub(r"Raises:\n((?:    .+\n?)+)", raises, text)
+    return re.sub(r"(?m)(^    .+\n?)+", example, text).strip()
+
+
+def raises(found: re.Match[str]) -> str:
+    """The errors of a docstring in one line."""
+    errors = re.findall(r"(?m)^    (\w+): (.+(?:\n        .+)*)", found[1])
+    words = (f"`{kind}`: {' '.join(text.split()).rstrip('.')}" for kind, text in errors)
+    return "Raises " + "; ".join(words) + ".\n"
+
+
+def example(found: re.Match[str]) -> str:
+    """An indented example as a block."""
+    return f"```python\n{textwrap.dedent(found[0]).strip()}\n```\n"
+
+
 # --- pages ------------------------------------------------------------------------------------
 
 PARTS: Final[dict[str, Callable[[], str]]] = {
@@ -251,13 +328,15 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "errors": errors,
     "operations": operations,
     "commands": commands,
+    "sdk": sdk,
+    "calls": lambda: calls.text(openapi.document(OPERATIONS, version="", authenticated=False)),
 }
 PART: Final = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 
 
 def pages() -> Iterator[tuple[Path, str]]:
     """Every page with generated parts, and what it should hold."""
-    for path in sorted(HERE.glob("*.md")):
+    for path in [*sorted(HERE.glob("*.md")), *ELSEWHERE]:
         text = path.read_text()
         fresh = PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n\n{part[3]}", text)
         if PART.search(text):

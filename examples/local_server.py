@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
@@ -25,7 +26,8 @@ class LocalServer:
     def __init__(self, state_dir: Path, environment: Mapping[str, str] | None = None) -> None:
         self.state_dir = state_dir
         self.log = state_dir.with_name(f"{state_dir.name}.log")
-        self.port = free_port()
+        self._place = reserved()
+        self.port: int = self._place.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -65,7 +67,7 @@ class LocalServer:
         try:
             with urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
                 return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
+        except (urllib.error.URLError, OSError, http.client.HTTPException):
             return False
 
     def kill(self) -> None:
@@ -81,18 +83,26 @@ class LocalServer:
         self._process.send_signal(number)
         return self._process.wait(timeout=60)
 
+    def close(self) -> None:
+        """Let others have the port."""
+        self._place.close()
+
     @property
     def running(self) -> bool:
         """Whether its process is there."""
         return self._process is not None and self._process.poll() is None
 
 
-def free_port() -> int:
-    """A port that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def reserved() -> socket.socket:
+    """A socket on a free port, for as long as it is open.
+
+    The server, which shares its address as this one does, may listen there; nobody else is given the
+    port while the server is down, as the near end of a connection of theirs, say.
+    """
+    place = socket.socket()
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    place.bind(("127.0.0.1", 0))
+    return place
 
 
 @contextmanager
@@ -106,3 +116,4 @@ def local_server() -> Iterator[LocalServer]:
         finally:
             if server.running:
                 server.stop()
+            server.close()

@@ -30,6 +30,8 @@ VOCABULARY = (
 )
 """From the bottom upwards: each may import those before it."""
 
+WAITING = "era.waiting"
+"""For all who wait; it knows nobody."""
 STORAGE = "era.storage.base"
 LEASES = "era.storage.leases"
 LINKS = "era.storage.links"
@@ -59,17 +61,19 @@ IO = (
 ).split(",")
 
 ROOMS = (
+    Room(here=WAITING),
     Room(here="era.languages", may=VOCABULARY, never=tuple(IO)),
-    Room(here="era.storage", may=VOCABULARY, never=("subprocess",)),
+    Room(here="era.storage", may=(*VOCABULARY, WAITING), never=("subprocess",)),
     Room(here=CHILD, may=("era.sandbox.plan",), never=("asyncio", "logging", "threading")),
-    Room(here="era.sandbox", may=("era.errors", "era.layout", "era.models")),
-    Room(here="era.egress", may=("era.errors", "era.models")),
+    Room(here="era.sandbox", may=("era.errors", "era.layout", "era.models", WAITING)),
+    Room(here="era.egress", may=("era.errors", "era.models", WAITING)),
     Room(here="era.workspace", may=(*VOCABULARY, STORAGE), never=("subprocess",)),
     Room(here="era.runtimes", may=(*VOCABULARY, "era.languages", SANDBOX)),
     Room(
         here="era.sessions",
         may=(
             *VOCABULARY,
+            WAITING,
             STORAGE,
             LEASES,
             LINKS,
@@ -80,9 +84,15 @@ ROOMS = (
         ),
         never=("http", "json", "socket", "subprocess"),
     ),
+    Room(here="era.environment"),
+    Room(here="era.client", may=(*VOCABULARY, "era.environment"), never=("subprocess",)),
     Room(here="era.config", may=VOCABULARY),
     Room(here="era.logs", may=VOCABULARY),
-    Room(here="era.api", may=(*VOCABULARY, "era.sessions", "era.languages"), never=("subprocess",)),
+    Room(
+        here="era.api",
+        may=(*VOCABULARY, WAITING, "era.sessions", "era.languages"),
+        never=("subprocess",),
+    ),
 )
 """The first room that holds a module is its room.  `assemble`, `cli` and `__main__` are the top: they
 may import what is below them, and nothing imports them except each other."""
@@ -210,12 +220,13 @@ STANDBY = "era.sandbox.namespaces.child.standby"
 
 
 def environment_problems(module: Module) -> list[str]:
-    """Settings travel as arguments: only `config` reads the environment.
+    """Settings travel as arguments: only `config` reads the environment, and for what is no server
+    `environment` the few variables that clients have.
 
     A Python that stands ready gives a program its environment after the fork; it sets, never reads.
     """
     names = ("environ", "environb", "getenv", "getenvb")
-    if any(within(module.name, own) for own in ("era.config", STANDBY)):
+    if any(within(module.name, own) for own in ("era.config", "era.environment", STANDBY)):
         return []
     return [
         f"{module.name}:{node.lineno} reads the environment: only era.config does"
@@ -247,12 +258,42 @@ def random_problems(module: Module) -> list[str]:
     ]
 
 
+def waiting_problems(module: Module) -> list[str]:
+    """Early releases of Python 3.11 err in asyncio's own ways to wait: `era.waiting` has ours."""
+    names = ("timeout", "timeout_at", "wait_for", "TaskGroup")
+    if module.name == WAITING:
+        return []
+    return [
+        f"{module.name}:{node.lineno} waits by asyncio.{node.attr}: era.waiting does that"
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "asyncio"
+        and node.attr in names
+    ] + [
+        f"{module.name}:{line} imports {target}: era.waiting does that"
+        for line, target in imported_names(module)
+        if target in {f"asyncio.{name}" for name in names}
+    ]
+
+
+def imported_names(module: Module) -> list[tuple[int, str]]:
+    """Each `from a import b`, as `(line, "a.b")`."""
+    return [
+        (node.lineno, f"{import_base(module, node)}.{alias.name}")
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+
+
 CHECKS = (
     import_problems,
     child_problems,
     environment_problems,
     settings_problems,
     random_problems,
+    waiting_problems,
 )
 
 
@@ -295,7 +336,12 @@ WRONG = {
     "the child has threads": (f"{CHILD}.x", "import threading"),
     "a store reads the environment": ("era.storage.x", "import os\nos.environ['HOME']"),
     "a door reads the environment": ("era.api.x", "from os import getenv"),
+    "the SDK knows of the service": ("era.client.x", "from era.sessions import service"),
+    "the SDK reads the settings": ("era.client.x", "from era.config import load"),
+    "the SDK reads the environment": ("era.client.x", "import os\nos.environ['ERA_API_KEY']"),
     "a door knows the settings": ("era.api.x", "from era.config import Settings"),
+    "a door has a timeout of its own": ("era.api.x", "import asyncio\nasyncio.timeout(1)"),
+    "a door has a group of its own": ("era.api.x", "from asyncio import TaskGroup"),
     "a store draws ids": ("era.storage.x", "import uuid"),
 }
 

@@ -349,11 +349,15 @@ def load(flags: Mapping[str, Any] | None = None) -> Settings:
     return settings
 
 
+_OF_CLIENTS: Final = ("ERA_API_URL",)
+"""What `era.environment` reads and the server does not."""
+
+
 def misspelt() -> Iterator[str]:
     """What is wrong with variables of the environment that look like settings and are none, in
     words."""
     for name in sorted(os.environ):
-        if not name.startswith("ERA_") or name in VARIABLES:
+        if not name.startswith("ERA_") or name in VARIABLES or name in _OF_CLIENTS:
             continue
         near = difflib.get_close_matches(name, VARIABLES, 1, 0.8)
         stem = [name.removeprefix("ERA_")] if name.removeprefix("ERA_") in VARIABLES else near
@@ -390,11 +394,6 @@ def _check_together(settings: Settings) -> None:
             )
 
 
-def run_by_default() -> bool:
-    """Whether `AGENT_MODE` says that the program without a command is the server."""
-    return os.environ.get("AGENT_MODE", "").lower() in ("http", "server")
-
-
 _INSTALLERS: Final = re.compile(
     r"(?i:npm_config_.*)|PIP_[A-Z_]+|GO[A-Z]+|(?:https?|no)_proxy|(?:HTTPS?|NO)_PROXY"
     r"|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|NODE_EXTRA_CA_CERTS|HOME|XDG_CONFIG_HOME"
@@ -404,9 +403,3 @@ _INSTALLERS: Final = re.compile(
 def installer_variables() -> dict[str, str]:
     """What tells pip, npm and Go on this host where to fetch packages from."""
     return {name: value for name, value in os.environ.items() if _INSTALLERS.fullmatch(name)}
-
-
-def client_settings() -> tuple[str, str]:
-    """For commands that talk to a server: its address, and a key for it (or the empty string)."""
-    url = os.environ.get("ERA_API_URL") or "http://127.0.0.1:8787"
-    return url, os.environ.get("ERA_API_KEY", "").split(",")[0].strip()

@@ -12,6 +12,9 @@ from era.errors import InputError
 
 SESSION_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 MAX_SESSION_ID: Final = 128
+VM_KEYS: Final = ("vm:", "vm;")
+"""Every `vm_key` is at or after the first and before the second, in byte order."""
+_VM_KEY: Final = VM_KEYS[0]
 _ALPHABET: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 _sequence = itertools.count()
 
@@ -64,6 +67,21 @@ def new_vm_id(language: str) -> str:
     global _last_vm_ns
     _last_vm_ns = max(time.time_ns(), _last_vm_ns + 1)
     return f"{language}-{_last_vm_ns}"
+
+
+def vm_key(vm_id: str) -> str:
+    """What a managed VM is called in the stores.  No session can have such an id."""
+    return _VM_KEY + vm_id
+
+
+def is_vm_key(text: str) -> bool:
+    """Whether `text` is a `vm_key`."""
+    return text.startswith(_VM_KEY)
+
+
+def vm_id_of(key: str) -> str:
+    """The reverse of `vm_key`."""
+    return key.removeprefix(_VM_KEY)
 
 
 def new_token() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from era.relpath import RelPath
 
@@ -23,6 +23,16 @@ class Network(StrEnum):
     OFFLINE = "offline"
     REGISTRIES = "registries"
     INTERNET = "internet"
+
+
+VM_NETWORKS: Final[Mapping[str, Network]] = {
+    "none": Network.OFFLINE,
+    "bridge": Network.INTERNET,
+    "host": Network.INTERNET,
+    "allow_all": Network.INTERNET,
+    "full": Network.INTERNET,
+}
+"""What each `network_mode` of a managed VM means; none is the host's own network."""
 
 
 class SetupStatus(StrEnum):
@@ -115,8 +125,22 @@ class SetupState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VmState:
+    """What a managed VM has besides what every stored workspace has.  `network_mode` is a key of
+    VM_NETWORKS; `persist` lets the operator keep the workspace when the VM is deleted."""
+
+    network_mode: str
+    persist: bool
+    image: str
+    stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRecord:
-    """A session as stored.
+    """A session as stored; or, with `vm`, a managed VM, whose `id` is an `ids.vm_key` then.
+
+    The manifest of a session is its workspace.  That of a VM holds workspace, HOME and /tmp under
+    their paths in the box, without the slash in front.
 
     `uid` is the store's own identity: a session deleted and created again under the same id has
     another one.  `files_revision` counts changes of the manifest, whoever made them.
@@ -143,6 +167,7 @@ class SessionRecord:
     files_revision: int
     source_id: str | None = None
     setup: SetupState | None = None
+    vm: VmState | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,10 +245,25 @@ class NewSession:
     memory_mib: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewVm:
+    """A checked request to create a managed VM."""
+
+    language: str
+    cpu_count: int = 1
+    memory_mib: int = 256
+    network_mode: str = "none"
+    persist: bool = False
+    image: str = ""
+
+
 class Unset:
     """The type of `UNSET`: a member the client did not name, where None means something else."""
 
     __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "UNSET"
 
 
 UNSET = Unset()

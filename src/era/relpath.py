@@ -44,6 +44,11 @@ class RelPath(str):
         return [str.__new__(RelPath, self[:at]) for at in cuts]
 
 
+def under(top: str, path: RelPath) -> RelPath:
+    """`path` below the directory `top` of the service's own, which counts for no limit."""
+    return str.__new__(RelPath, f"{top}/{path}")
+
+
 def problem(text: str) -> str | None:
     """Why `text` cannot be a workspace path, or None when it can."""
     try:

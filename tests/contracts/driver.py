@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import stat
 import time
 from dataclasses import dataclass
@@ -557,3 +558,59 @@ async def test_leaving_a_box_leaves_no_descriptor(driver: Driver, tools: BoxTool
     for _ in range(3):
         await one(driver, shell(tools, "true"))
         assert await held() <= before
+
+
+# --- connections into a box ----------------------------------------------------------------------
+
+ECHO = """
+import os, socket
+server = socket.create_server(("127.0.0.1", {port}))
+print(server.getsockname()[1], flush=True)
+for _ in range({times}):
+    client = server.accept()[0]
+    while piece := client.recv(65536):
+        client.sendall(piece[::-1])
+    client.close()
+"""
+
+
+async def exchange(box: Box, port: int, data: bytes) -> bytes:
+    """What a server in the box answers to `data`."""
+    reader, writer = await asyncio.open_connection(sock=await box.connect(port))
+    try:
+        writer.write(data)
+        writer.write_eof()
+        return await asyncio.wait_for(reader.read(), 60)
+    finally:
+        writer.close()
+
+
+@pytest.mark.anyio
+async def test_a_server_in_a_box_is_reached(driver: Driver, tools: BoxTools) -> None:
+    watch = Watch(b"\n")
+    async with driver.box(BoxSpec()) as box:
+        program = python(tools, ECHO.format(port=0, times=3), timeout_seconds=60.0)
+        running = asyncio.ensure_future(box.run(program, watch))
+        await asyncio.wait_for(watch.came.wait(), 60)
+        port = int(watch.seen)
+        assert await exchange(box, port, b"abc") == b"cba"
+        assert await asyncio.gather(*(exchange(box, port, b"xy") for _ in range(2))) == [b"yx"] * 2
+        assert (await running).exit_code == 0
+        with pytest.raises(ConnectionRefusedError):
+            await box.connect(port)
+
+
+@pytest.mark.anyio
+async def test_where_nobody_listens_there_is_no_connection(driver: Driver, tools: BoxTools) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    watch = Watch(b"\n")
+    async with driver.box(BoxSpec()) as box:
+        with pytest.raises(ConnectionRefusedError):
+            await box.connect(port)
+        running = asyncio.ensure_future(box.run(shell(tools, "echo; sleep 60"), watch))
+        await asyncio.wait_for(watch.came.wait(), 60)
+        with pytest.raises(ConnectionRefusedError):
+            await box.connect(port)
+        box.cancel()
+        await running

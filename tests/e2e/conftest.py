@@ -23,9 +23,12 @@ def watched(environment: dict[str, str]) -> Iterator[WatchedServer]:
             server.start()
             yield server
         finally:
-            if not server.running:
-                server.start()
-            assert server.stop() == 0
+            try:
+                if not server.running:
+                    server.start()
+                assert server.stop() == 0, server.said()
+            finally:
+                server.close()
         assert server.left_behind() == []
 
 

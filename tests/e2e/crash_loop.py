@@ -12,10 +12,13 @@ the count in the data and the files of runs are of one commit.  Bytes are read b
 from __future__ import annotations
 
 import argparse
+import http.client
+import json
 import random
 import sys
 import threading
 import time
+import traceback
 import urllib.error
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -40,7 +43,8 @@ json.dump(data, open(".session_data.json", "w"))
 KEPT = 20
 """Files of runs that a session has at most."""
 PATIENCE_SECONDS = 60.0
-_LOST = (urllib.error.URLError, OSError, EOFError, ValueError)
+_LOST = (urllib.error.URLError, OSError, EOFError, ValueError, http.client.HTTPException)
+"""What a client sees of a server that dies: before, in or after the head of its answer."""
 
 
 @dataclass
@@ -65,7 +69,7 @@ class Worker:
             result = api.call("POST", f"/api/sessions/{self.name}/run", code=RUN)
             self.count += 1
             if result["exit_code"] or result["data"] != {"count": self.count}:
-                self.problems.append(f"{self.name}: run {self.count} answered {result}")
+                self.say(f"run {self.count} answered otherwise", result)
         elif kind == "upload":
             api.upload(self.name, f"up-{self.uploads + 1}", b"u" * (self.uploads + 1))
             self.uploads += 1
@@ -73,6 +77,14 @@ class Worker:
             api.call("PATCH", f"/api/sessions/{self.name}", metadata={"label": self.label + 1})
             self.label += 1
         self.open = ""
+
+    def say(self, what: str, found: object) -> None:
+        """Note something wrong, with all that is known of it."""
+        known = f"count {self.count}, uploads {self.uploads}, label {self.label}"
+        self.problems.append(
+            f"{self.name}: {what}\n  acknowledged: {known}; still to be answered: {self.open or '-'}"
+            f"\n  found: {json.dumps(found, default=str)[:4000]}"
+        )
 
     def check(self, api: Api) -> None:
         """Compare the session with what is known of it, and take it as it is from here on."""
@@ -86,16 +98,16 @@ class Worker:
             ("patch", self.label, label),
         ):
             if found not in (known, known + (self.open == what)):
-                self.problems.append(f"{self.name}: {what} {found}, acknowledged {known}")
+                self.say(f"{what} {found}, acknowledged {known}", state)
         runs = {f"run-{n}": n for n in range(max(1, count - KEPT + 1), count + 1)}
         wanted = runs | {f"up-{n}": n for n in range(1, uploads + 1)}
         if paths != wanted:
-            self.problems.append(f"{self.name}: files {paths} with count {count}")
+            self.say(f"files {paths} with count {count}, wanted {wanted}", state)
         for path in (f"run-{count}", f"up-{uploads}"):
             if path in wanted and api.download(self.name, path)[1:] != (
                 path[:1].replace("r", "x").encode() * (wanted[path] - 1)
             ):
-                self.problems.append(f"{self.name}: {path} has other bytes")
+                self.say(f"{path} has other bytes", state)
         self.count, self.uploads, self.label, self.open = count, uploads, label, ""
 
 
@@ -119,6 +131,9 @@ def work(worker: Worker, apis: Sequence[Api], stop: threading.Event) -> None:
         try:
             worker.step(apis[turn % len(apis)])
         except (RefusedError, *_LOST):
+            return
+        except Exception:  # noqa: BLE001 - nothing else may come; nobody hears of it in a thread
+            worker.say("the client failed", traceback.format_exc())
             return
         turn += 1
 
@@ -163,6 +178,11 @@ def round_of(
         worker.check(Api(victim.url))
 
 
+def logs(running: Sequence[WatchedServer]) -> str:
+    """What the servers said last."""
+    return "\n".join(f"--- log of {server.url}\n{server.said()}" for server in running)
+
+
 def loop(
     rounds: int, nodes: int = 1, seed: int = 0, say: Callable[[str], None] = print
 ) -> Sequence[str]:
@@ -175,10 +195,15 @@ def loop(
                 "POST", "/api/sessions", id=worker.name, language="python", data={"count": 0}
             )
         for number in range(1, rounds + 1):
-            round_of(chance, workers, running)
+            where = f"kill {number} of seed {seed}, {nodes} servers"
+            try:
+                round_of(chance, workers, running)
+            except Exception as error:
+                error.add_note(f"{where}\n{logs(running)}")
+                raise
             problems = [problem for worker in workers for problem in worker.problems]
             if problems:
-                return [f"kill {number} of seed {seed}: {problem}" for problem in problems]
+                return [f"{where}: {problem}" for problem in problems] + [logs(running)]
             if number % 50 == 0 or number == rounds:
                 done = sum(w.count + w.uploads + w.label for w in workers)
                 say(f"{number} kills, {done} changes acknowledged, nothing lost")

@@ -35,6 +35,10 @@ class WatchedServer(LocalServer):
         self.remember()
         return super().stop()
 
+    def said(self) -> str:
+        """The last lines of its log."""
+        return self.log.read_text(errors="replace")[-6000:]
+
     def left_behind(self, *, killed: bool = False) -> list[str]:
         """What is still there of servers that have ended, once nothing more goes away.
 
@@ -48,13 +52,21 @@ class WatchedServer(LocalServer):
 
     def traces(self, *, killed: bool) -> Iterator[str]:
         """What is there of the servers at this moment."""
-        yield from (f"process {process}" for process in self.processes if process.is_running())
+        yield from (f"process {process}" for process in self.processes if runs(process))
         place = str(self.state_dir)
         yield from (f"process {pid} that uses {place}" for pid in users_of(place))
         yield from (f"mount {line}" for line in mounts() if place in line)
         yield from (f"loop device of {file}" for file in loop_files() if file.startswith(place))
         for process in () if killed else self.processes:
             yield from (f"cgroup {path}" for path in cgroups(f"era-{process.pid}-"))
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether it is there, and not only waits to be reaped by whoever inherited it."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def users_of(place: str) -> Iterator[int]:

@@ -77,9 +77,12 @@ class FirstCommand(LocalServer):
 def server(clone: Path) -> Iterator[FirstCommand]:
     """The README's first command, run in a clone where nothing was installed."""
     server = FirstCommand(clone)
-    server.start()
-    yield server
-    assert server.stop() == 0
+    try:
+        server.start()
+        yield server
+        assert server.stop() == 0
+    finally:
+        server.close()
 
 
 def health(url: str) -> Any:

@@ -21,6 +21,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import stat
 import sys
 import tempfile
@@ -266,6 +267,19 @@ class ProcessBox:
         if self._control is not None:
             with contextlib.suppress(BrokenPipeError):
                 os.write(self._control, command)
+
+    async def connect(self, port: int) -> socket.socket:
+        """See `Box.connect`; the loopback is that of the host, as nothing is isolated."""
+        if self._control is None:
+            raise ConnectionRefusedError
+        sock = socket.socket()
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def cancel(self) -> None:
         """See `Box.cancel`."""

@@ -76,17 +76,16 @@ def clean(entry: FileEntry, now_ms: int) -> FileEntry:
     )
 
 
-def link_size(tree: Tree, path: str) -> int:
+def link_size(tree: Tree, path: str, root: str = "/workspace") -> int:
     """Follow the link at `path` until it is a file, or 40 steps were taken."""
     rest = ""
     for _ in range(40):
         target = tree[path][0].target or ""
-        whole = posixpath.normpath(
-            posixpath.join("/workspace", posixpath.dirname(path), target, rest)
-        )
-        if not whole.startswith("/workspace/"):
+        whole = posixpath.normpath(posixpath.join(root, posixpath.dirname(path), target, rest))
+        top = root.rstrip("/") + "/"
+        if not whole.startswith(top) or whole == top:
             return 0
-        wanted = whole.removeprefix("/workspace/")
+        wanted = whole.removeprefix(top)
         names = wanted.split("/")
         steps = [wanted, *("/".join(names[:n]) for n in range(1, len(names)))]
         stop = next((step for step in steps if step in tree and not is_dir(tree, step)), None)
@@ -115,9 +114,11 @@ def set_setup(kept: Kept, **changes: object) -> SetupState:
     return state
 
 
-def shown(tree: Tree, path: str) -> FileEntry:
+def shown(tree: Tree, path: str, root: str = "/workspace") -> FileEntry:
     entry = tree[path][0]
-    return replace(entry, size=link_size(tree, path)) if entry.kind is FileKind.LINK else entry
+    if entry.kind is not FileKind.LINK:
+        return entry
+    return replace(entry, size=link_size(tree, path, root))
 
 
 def put(before: Tree, after: Tree, entry: FileEntry, quiet: set[str]) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from era.errors import (
+    BusyError,
     ConflictError,
     InputError,
     NotFoundError,
@@ -21,11 +22,13 @@ from era.errors import (
     invalid_field,
     session_not_found,
 )
+from era.ids import vm_key
 from era.models import (
     FileEntry,
     FileKind,
     JsonText,
     NewSession,
+    NewVm,
     Page,
     SessionPatch,
     SessionRecord,
@@ -34,6 +37,7 @@ from era.models import (
     SetupStatus,
     StoredCode,
     Unset,
+    VmState,
 )
 from era.relpath import RelPath
 from era.storage.base import (
@@ -44,6 +48,7 @@ from era.storage.base import (
     RunCommit,
     SetupJob,
 )
+from era.storage.links import root_of
 from tests.fakes.leases import MemoryLeases
 from tests.fakes.manifests import (
     Kept,
@@ -156,7 +161,7 @@ class MemoryRecords(MemoryLeases):
     ) -> Page[SessionRecord]:
         await asyncio.sleep(0)
         records = sorted((kept.record for kept in self._sessions.values()), key=lambda r: r.uid)
-        found = [record for record in records if record.id.startswith(prefix)]
+        found = [each for each in records if each.vm is None and each.id.startswith(prefix)]
         after = int(self._key("s", cursor)) if cursor is not None else 0
         rest = [record for record in found if record.uid > after]
         items = rest[: len(rest) if limit is None else limit]
@@ -239,6 +244,59 @@ class MemoryRecords(MemoryLeases):
         self._sessions[copy_id] = copy
         return copy.record
 
+    # -- managed VMs --
+
+    async def create_vm(self, vm_id: str, new: NewVm, now_ms: int, most: int) -> SessionRecord:
+        stored = NewSession(
+            id=None,
+            language=new.language,
+            allow_internet=new.network_mode != "none",
+            cpu_count=new.cpu_count,
+            memory_mib=new.memory_mib,
+        )
+        record = await self.create(vm_key(vm_id), stored, now_ms, None)
+        # Nothing is waited for between the two, so nobody sees one too many.
+        if sum(kept.record.vm is not None for kept in self._sessions.values()) >= most:
+            del self._sessions[record.id]
+            raise BusyError("server_busy")
+        state = VmState(network_mode=new.network_mode, persist=new.persist, image=new.image)
+        kept = self._sessions[record.id]
+        kept.record = replace(record, vm=state)
+        return kept.record
+
+    async def vms(
+        self, *, limit: int | None = None, cursor: str | None = None
+    ) -> Page[SessionRecord]:
+        await asyncio.sleep(0)
+        found = [kept.record for kept in self._sessions.values() if kept.record.vm is not None]
+        after = int(self._key("v", cursor)) if cursor is not None else 0
+        rest = sorted((each for each in found if each.uid > after), key=lambda each: each.uid)
+        items = rest[: len(rest) if limit is None else limit]
+        return Page(
+            items=tuple(items),
+            total=len(found),
+            next_cursor=self._cursor("v", str(items[-1].uid)) if len(rest) > len(items) else None,
+        )
+
+    async def change_vm(
+        self,
+        vm_id: str,
+        now_ms: int,
+        *,
+        network_mode: str | None = None,
+        stopped: bool | None = None,
+    ) -> SessionRecord:
+        kept = await self._find(vm_key(vm_id))
+        assert kept.record.vm is not None
+        vm = kept.record.vm
+        if network_mode is not None:
+            vm = replace(vm, network_mode=network_mode)
+        if stopped is not None:
+            vm = replace(vm, stopped=stopped)
+        internet = vm.network_mode != "none"
+        kept.record = replace(kept.record, vm=vm, updated_at_ms=now_ms, allow_internet=internet)
+        return kept.record
+
     # -- files --
 
     async def files(
@@ -259,7 +317,7 @@ class MemoryRecords(MemoryLeases):
         rest = sorted((path for path in found if path > after), key=lambda path: path.encode())
         items = rest[: len(rest) if limit is None else limit]
         return Page(
-            items=tuple(shown(tree, path) for path in items),
+            items=tuple(shown(tree, path, root_of(session_id)) for path in items),
             total=len(found),
             total_size_bytes=size(found),
             next_cursor=self._cursor("f", items[-1]) if len(rest) > len(items) else None,
@@ -269,7 +327,7 @@ class MemoryRecords(MemoryLeases):
         tree = (await self._find(session_id)).head
         if path not in tree:
             raise file_not_found()
-        return shown(tree, path)
+        return shown(tree, path, root_of(session_id))
 
     async def put_file(
         self, session_id: str, entry: FileEntry, quota: Quota, now_ms: int

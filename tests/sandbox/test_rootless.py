@@ -28,6 +28,7 @@ MODULES = (
     "test_attacks_resources.py",
     "test_cgroups.py",
     "test_crash.py",
+    "test_dial.py",
     "test_egress.py",
     "test_inside.py",
     "test_inside_ahead.py",

@@ -6,18 +6,19 @@ import itertools
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import obstore
 from obstore.store import S3Store
+
+from local_server import reserved
 
 KEY, SECRET, BUCKET = "tests", "tests-secret", "era-tests"
 _OFF = ("-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false")
@@ -65,8 +66,14 @@ class Objects:
 @contextmanager
 def objects() -> Iterator[Objects]:
     """Start a server, stop it at the end."""
+    with ExitStack() as stack:
+        places = [stack.enter_context(reserved()) for _ in range(8)]
+        yield from _objects([place.getsockname()[1] for place in places])
+
+
+def _objects(ports: Sequence[int]) -> Iterator[Objects]:
+    """The server on reserved ports."""
     folder = Path(tempfile.mkdtemp(prefix="era-s3-", dir="/dev/shm"))
-    ports = _free_ports(8)
     identity = {
         "name": "tests",
         "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
@@ -93,14 +100,6 @@ def objects() -> Iterator[Objects]:
             server.wait()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _wait(running: Objects, server: subprocess.Popen[bytes], log: Path) -> None:

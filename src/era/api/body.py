@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope
 from era import jsontext
 from era.api.excess import check_values
 from era.errors import BusyError, InputError, TooLargeError
+from era.waiting import within
 
 T = TypeVar("T")
 
@@ -100,7 +101,7 @@ async def stream(scope: Scope, receive: Receive, limit: int, code: str) -> Async
 
 async def _next(receive: Receive) -> Message:
     try:
-        async with asyncio.timeout(SILENCE_SECONDS):
+        async with within(SILENCE_SECONDS):
             return await receive()
     except TimeoutError:
         raise StalledError from None
@@ -127,7 +128,7 @@ async def read_object(
     pieces: list[bytes] = []
     total = taken = 0
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with within(BODY_SECONDS):
             async for piece in stream(scope, receive, limit, "body_too_large"):
                 total += len(piece)
                 if total > SMALL_BYTES:

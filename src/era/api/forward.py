@@ -22,6 +22,7 @@ from era.api.answers import error_answer
 from era.api.routing import REQUEST_ID, Call, Handler
 from era.api.stream import event
 from era.errors import EraError, InternalError, NotFoundError, UnavailableError
+from era.waiting import within
 
 HOPS: Final = b"x-era-hops"
 MAX_HOPS: Final = 3
@@ -86,7 +87,7 @@ async def _passed(call: Call, address: str) -> Response | None:
         raise UnavailableError("session_busy", retry_after_seconds=1)
     target = urlsplit(address)
     try:
-        async with asyncio.timeout(CONNECT_SECONDS):
+        async with within(CONNECT_SECONDS):
             reader, writer = await asyncio.open_connection(target.hostname, target.port)
     except (OSError, TimeoutError):
         return None

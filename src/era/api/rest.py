@@ -6,11 +6,12 @@ never sees why.  Where the connection stays open the HTTP server drops the rest 
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 from typing import Final
 
 from starlette.types import Message, Receive, Scope, Send
+
+from era.waiting import within
 
 REST_SECONDS: Final = 10.0
 """How long the rest may take; then the connection is closed all the same."""
@@ -38,7 +39,7 @@ class Rest:
             return
         await self._send({**message, "more_body": True})
         with suppress(TimeoutError):
-            async with asyncio.timeout(REST_SECONDS):
+            async with within(REST_SECONDS):
                 while self._to_come:
                     await self.receive()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})

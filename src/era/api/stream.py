@@ -13,6 +13,7 @@ from era import wire
 from era.api.body import disconnected
 from era.errors import EraError, InternalError
 from era.models import RunResult
+from era.waiting import within
 
 SILENCE_SECONDS: Final = 15.0
 """After this long without an event a comment shows that the connection is alive."""
@@ -41,7 +42,7 @@ class Feed:
     async def next(self) -> bytes | None:
         """The next event, a comment after a long silence, None at the end."""
         try:
-            async with asyncio.timeout(SILENCE_SECONDS):
+            async with within(SILENCE_SECONDS):
                 return await self._events.get()
         except TimeoutError:
             return _PING
@@ -54,7 +55,7 @@ def event(name: str, data: dict[str, Any]) -> bytes:
 
 def last_event(run: Run, request_id: str | None) -> bytes:
     """What a finished run comes to: `done` with its result, or `error`."""
-    error = run.exception()
+    error = InternalError() if run.cancelled() else run.exception()
     if error is None:
         result = wire.run_object(run.result(), session=True)
         del result["stdout"], result["stderr"]

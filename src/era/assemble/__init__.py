@@ -132,7 +132,7 @@ async def open_driver(
     try:
         await driver.start()
     except EraError as error:
-        raise no_isolation(str(error.extra.get("message") or error.text)) from error
+        raise no_isolation(_reason(error)) from error
     return driver
 
 
@@ -153,10 +153,15 @@ async def self_test(driver: Driver, runtimes: Runtimes) -> None:
         async with driver.box(BoxSpec()) as box:
             ended = await box.run(program)
     except EraError as error:
-        raise no_isolation(str(error.extra.get("message") or error.text)) from error
+        raise no_isolation(_reason(error)) from error
     if ended.stdout != b"ok\n":
         words = ended.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise no_isolation(f"a trial run ended with exit code {ended.exit_code}: {words}")
+
+
+def _reason(error: EraError) -> str:
+    """What a box failed at, in the most telling words there are."""
+    return str(error.extra.get("message") or error.extra.get("details") or error.text)
 
 
 def no_isolation(reason: str) -> StartError:

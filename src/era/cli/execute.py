@@ -9,7 +9,8 @@ import urllib.request
 from typing import Any, Final
 
 from era.cli.main import WRONG_USAGE, Common
-from era.config import client_settings
+from era.environment import api_key as default_key
+from era.environment import server_url
 
 REFUSED: Final = 125
 """The service refused, or cannot be reached."""
@@ -97,8 +98,7 @@ def post(path: str, body: dict[str, Any], url: str | None, api_key: str | None) 
     Raises:
         RefusedError: it refused, or there is no such server.
     """
-    default_url, default_key = client_settings()
-    base, key = (url or default_url).rstrip("/"), api_key or default_key
+    base, key = (url or server_url()).rstrip("/"), api_key or default_key()
     headers = {"Content-Type": "application/json"}
     if key:
         headers["Authorization"] = f"Bearer {key}"

@@ -133,6 +133,86 @@ def version(*, common: Injected) -> int:
     return run(common)
 
 
+docker = App(name="docker", help="Make, build, run and test the Docker image, in a source tree.")
+app.command(docker)
+
+
+@docker.command(name="compile")
+def docker_compile(
+    *, output: str | None = None, force: Switch = False, clean: Switch = False
+) -> int:
+    """Write the Docker files into era-agent/.
+
+    Parameters
+    ----------
+    output
+        Another directory to write into.
+    force
+        Write over files of these names that were not generated.
+    clean
+        Remove the generated files instead.
+    """
+    from era.cli.docker import compile_files
+
+    return compile_files(output, force=force, clean=clean)
+
+
+@docker.command(name="clean")
+def docker_clean(*, output: str | None = None) -> int:
+    """Remove the generated files; a file that was not generated stays.
+
+    Parameters
+    ----------
+    output
+        Another directory to clean.
+    """
+    from era.cli.docker import compile_files
+
+    return compile_files(output, clean=True)
+
+
+@docker.command(name="build")
+def docker_build(*, tag: str | None = None) -> int:
+    """Generate the files, make the agent and build the image.
+
+    Parameters
+    ----------
+    tag
+        Name of the image; era-agent:latest if not given.
+    """
+    from era.cli.docker import build
+
+    return build(tag)
+
+
+@docker.command(name="run")
+def docker_run(*, tag: str | None = None) -> int:
+    """Run the image in the foreground.
+
+    Parameters
+    ----------
+    tag
+        Name of the image.
+    """
+    from era.cli.docker import run
+
+    return run(tag)
+
+
+@docker.command(name="test")
+def docker_test(*, url: str | None = None) -> int:
+    """Check a running service: /health, and one execution.
+
+    Parameters
+    ----------
+    url
+        Address of the service.
+    """
+    from era.cli.docker import check
+
+    return check(url)
+
+
 @app.meta.default
 def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
@@ -161,9 +241,9 @@ def _launch(
 
 def _default_command() -> tuple[str, ...]:
     """Without a command: the server where the operator says so, else the help."""
-    from era.config import run_by_default
+    from era.environment import serves_by_default
 
-    return ("serve",) if run_by_default() else ("--help",)
+    return ("serve",) if serves_by_default() else ("--help",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

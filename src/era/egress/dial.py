@@ -14,6 +14,7 @@ from typing import Final
 from era.egress.policy import Address, EgressPolicy, HostRule, parse_literal, split_authority
 from era.egress.resolve import Resolver
 from era.egress.streams import HeadTooLargeError, Stream
+from era.waiting import within
 
 ADDRESSES_TRIED: Final = 6
 _PROXY_HEAD_BYTES: Final = 16 << 10
@@ -205,7 +206,7 @@ class Dialer:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            async with asyncio.timeout(self.connect_seconds):
+            async with within(self.connect_seconds):
                 await asyncio.get_running_loop().sock_connect(sock, (host, port))
         except BaseException:
             sock.close()
@@ -238,7 +239,7 @@ class Dialer:
         )
         head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{credentials}\r\n"
         try:
-            async with asyncio.timeout(self.connect_seconds * 3):
+            async with within(self.connect_seconds * 3):
                 await stream.write(head.encode())
                 answer = await stream.peek(_PROXY_HEAD_BYTES, lambda seen: b"\r\n\r\n" in seen)
         except TimeoutError:

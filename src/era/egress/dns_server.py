@@ -23,6 +23,7 @@ from era.egress.dns import (
 from era.egress.limits import BrokerLimits, Traffic
 from era.egress.policy import Address, normalise_host, parse_literal
 from era.egress.streams import HeadTooLargeError, Stream
+from era.waiting import within
 
 _BATCH: Final = 16
 """Datagrams taken at one wake-up, so that a flood leaves the loop to others in between."""
@@ -123,7 +124,7 @@ class DnsServer:
     async def run_tcp(self, client: Stream) -> None:
         """Serve one TCP connection: messages behind two bytes of length each, one after the other."""
         with contextlib.suppress(OSError, HeadTooLargeError):
-            async with asyncio.timeout(self._limits.head_seconds):
+            async with within(self._limits.head_seconds):
                 while (data := await _message(client)) is not None:
                     answer = await self.answer(data)
                     if answer is None:

@@ -6,7 +6,6 @@ ambiguity of framing is handed on.  Bodies pass chunk by chunk; nothing is kept 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import Final
 
@@ -28,6 +27,7 @@ from era.egress.limits import BrokerLimits, Traffic
 from era.egress.policy import Address
 from era.egress.sniff import Sniffer
 from era.egress.streams import Deadline, Stream, relay
+from era.waiting import led, within
 
 _LINGER_SECONDS: Final = 2.0
 _ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
@@ -99,7 +99,7 @@ class HttpConnection:
     async def _head(self) -> h11.Request | None:
         """The next request, or None when the client has ended or says nothing."""
         try:
-            async with asyncio.timeout(self._limits.head_seconds):
+            async with within(self._limits.head_seconds):
                 event = await self._event()
         except TimeoutError:
             return None
@@ -133,7 +133,7 @@ class HttpConnection:
             ("Content-Length", str(len(body))),
             ("Connection", "close"),
         ]
-        async with asyncio.timeout(self._limits.head_seconds):
+        async with within(self._limits.head_seconds):
             await self._send(
                 h11.Response(status_code=status, headers=headers, reason=REASONS[status])
             )
@@ -207,7 +207,7 @@ class HttpConnection:
     ) -> None:
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=self._limits.head_bytes)
         try:
-            async with asyncio.timeout(self._limits.idle_seconds) as timeout:
+            async with within(self._limits.idle_seconds) as timeout:
                 deadline = Deadline(timeout, self._limits.idle_seconds)
                 head = http.send(upstream_head(request, target, proxy))
                 await self._to_server(server, head or b"")
@@ -228,18 +228,17 @@ class HttpConnection:
     async def _both_ways(self, http: h11.Connection, server: Stream, deadline: Deadline) -> None:
         """The request's body up while the response comes down: a server may answer early."""
         try:
-            async with asyncio.TaskGroup() as group:
-                body = group.create_task(self._body_up(http, server, deadline))
-                # Its first turn comes before a quick answer does: a request whose body is already
-                # here, or that has none, is then read to its end and the connection can go on.
-                await asyncio.sleep(0)
-                await self._response_down(http, server, deadline)
-                body.cancel()
-        except BaseExceptionGroup as failures:
-            answerable, _ = failures.split(UnreachableError)
-            if answerable is not None and self._http.our_state is h11.SEND_RESPONSE:
-                raise UnreachableError(str(answerable.exceptions[0])) from None
-            raise _BrokenError from failures
+            # The body has its first turn before a quick answer comes: a request whose body is already
+            # here, or that has none, is then read to its end and the connection can go on.
+            await led(
+                self._response_down(http, server, deadline), self._body_up(http, server, deadline)
+            )
+        except UnreachableError:
+            if self._http.our_state is h11.SEND_RESPONSE:
+                raise
+            raise _BrokenError from None
+        except Exception as failure:
+            raise _BrokenError from failure
 
     async def _body_up(self, http: h11.Connection, server: Stream, deadline: Deadline) -> None:
         while True:

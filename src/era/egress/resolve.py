@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from era.egress.policy import Address
+from era.waiting import within
 
 Resolver = Callable[[str], Awaitable[tuple[Address, ...]]]
 """Gives the addresses of a normalised host name, the best first.
@@ -86,7 +87,7 @@ class BoxResolver:
 
     async def __call__(self, host: str) -> tuple[Address, ...]:
         """See `Resolver`."""
-        async with asyncio.timeout(self._timeout):
+        async with within(self._timeout):
             await self._places.acquire()
             task = asyncio.ensure_future(self._look_up(host))
             self._tasks.add(task)

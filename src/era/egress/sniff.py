@@ -8,7 +8,6 @@ other than the one it was asked for is up to its operator.)
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from era.egress import tls
@@ -17,6 +16,7 @@ from era.egress.limits import BrokerLimits
 from era.egress.policy import EgressPolicy, normalise_host, parse_literal
 from era.egress.streams import HeadTooLargeError, Stream
 from era.models import Network
+from era.waiting import within
 
 
 class Sniffer:
@@ -46,7 +46,7 @@ class Sniffer:
     async def first_bytes(self, client: Stream) -> bytes:
         """Enough of the client's first bytes to tell what they are."""
         try:
-            async with asyncio.timeout(self._seconds):
+            async with within(self._seconds):
                 first = await client.peek(tls.HELLO_BYTES, tls.hello_is_whole)
         except HeadTooLargeError:
             raise RefusedError("the TLS greeting is too large") from None

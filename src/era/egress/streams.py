@@ -13,6 +13,8 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from era.waiting import together, within
+
 CHUNK: Final = 64 << 10
 """Bytes read at once: what a relay holds of a direction."""
 
@@ -88,7 +90,7 @@ class Stream:
         over unread bytes resets the connection, and the last answer is lost."""
         self.end()
         with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with within(seconds):
                 while bound > 0 and (dropped := await self.read()):
                     bound -= len(dropped)
 
@@ -125,7 +127,7 @@ async def relay(
     """Carry bytes both ways until both ends have ended, one broke, or nothing moved for
     `idle_seconds`.  `count(up, down)` is told the bytes as they pass.  Closes neither."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(idle_seconds) as timeout:
+        async with within(idle_seconds) as timeout:
             deadline = Deadline(timeout, idle_seconds)
 
             def up(size: int) -> None:
@@ -136,9 +138,6 @@ async def relay(
                 count(0, size)
                 deadline.touch()
 
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(_pump(near, far, up))
-                    group.create_task(_pump(far, near, down))
-            except* OSError:
-                pass  # one end is gone, which ends the other; both belong to the caller
+            # Where one end is gone, that ends the other; both belong to the caller.
+            with contextlib.suppress(OSError):
+                await together(_pump(near, far, up), _pump(far, near, down))

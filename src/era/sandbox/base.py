@@ -201,6 +201,14 @@ class Box(Protocol):
             UnavailableError: `isolation_unavailable`, when this policy cannot be enforced here.
         """
 
+    async def connect(self, port: int) -> socket.socket:
+        """A connection to a server of the program in progress, on the box's own loopback.  It does not
+        block; closing it is the caller's.
+
+        Raises:
+            OSError: nothing runs, or nobody accepts connections on that port.
+        """
+
     def cancel(self) -> None:
         """End the program in progress as a deadline would, but `cancelled`.  Nothing runs: no effect."""
 

@@ -21,6 +21,7 @@ from era.sessions.parts import Parts
 from era.sessions.settings import SessionLimits
 from era.sessions.specs import INTERRUPTED, Failure, result_text, sealed_spec, without_envs
 from era.storage.base import SetupJob
+from era.waiting import within
 
 _RETRY_SECONDS: Final = 5
 _POLL_SECONDS: Final = 30.0
@@ -108,13 +109,13 @@ class Setups:
         """
         record = await self._with_layer(record)
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._limits.setups.wait_seconds):
+            async with within(self._limits.setups.wait_seconds):
                 while wait and await self._has_to_wait(record):
                     ended = self._ends.setdefault(record.uid, asyncio.Event())
                     record = await self._again(record)
                     if await self._has_to_wait(record):
                         with suppress(TimeoutError):
-                            async with asyncio.timeout(_LOOK_SECONDS):
+                            async with within(_LOOK_SECONDS):
                                 await ended.wait()
         if await self._has_to_wait(record):
             raise _pending(record)
@@ -175,7 +176,7 @@ class Setups:
                 _log.error("setups cannot be claimed", exc_info=error)
             # Not `wait_for`: on 3.11 it loses a cancel that comes together with the wake.
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(_POLL_SECONDS, (self._ttl_seconds or 120) / 4)):
+                async with within(min(_POLL_SECONDS, (self._ttl_seconds or 120) / 4)):
                     await self._wake.wait()
 
     async def _keep(self, ttl_seconds: float) -> None:

@@ -20,6 +20,7 @@ from era.models import (
     FileEntry,
     JsonText,
     NewSession,
+    NewVm,
     Page,
     SessionPatch,
     SessionRecord,
@@ -178,6 +179,37 @@ class Records(Protocol):
             NotFoundError: `session_not_found` for the source.
             ConflictError: `session_exists`, with `id`.
         """
+
+    # -- managed VMs --
+
+    async def create_vm(self, vm_id: str, new: NewVm, now_ms: int, most: int) -> SessionRecord:
+        """Create a managed VM, running and empty.  Its record is kept under `ids.vm_key(vm_id)`, and
+        every method that takes a session's id takes that: `get`, `delete`, files, commits, leases.
+        Lists of sessions, and what is done to all of them, pass VMs over.
+
+        Raises:
+            BusyError: `server_busy`, when there are `most` already.
+            ConflictError: `session_exists`.
+        """
+
+    async def vms(
+        self, *, limit: int | None = None, cursor: str | None = None
+    ) -> Page[SessionRecord]:
+        """The managed VMs, oldest first.
+
+        Raises:
+            InputError: `invalid_field` for a cursor that this store did not give.
+        """
+
+    async def change_vm(
+        self,
+        vm_id: str,
+        now_ms: int,
+        *,
+        network_mode: str | None = None,
+        stopped: bool | None = None,
+    ) -> SessionRecord:
+        """Change what is not None; raises NotFoundError `session_not_found`."""
 
     # -- files --
 

@@ -6,6 +6,7 @@ import posixpath
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from typing import Final
 
+from era.ids import is_vm_key
 from era.layout import WORKSPACE
 from era.models import FileEntry, FileKind
 
@@ -18,21 +19,27 @@ Walk = Generator[str, FileEntry | None, FileEntry | None]
 """Yields a path, is sent the entry stored there (None: no such entry), returns where it ended."""
 
 
-def destination(path: str, target: str) -> str | None:
-    """Where the link at `path` points, as a path in the workspace; None: outside, or its root.
+def root_of(session_id: str) -> str:
+    """Where in a box the manifest of that session, or VM, begins."""
+    return "/" if is_vm_key(session_id) else WORKSPACE
 
-    `..` is taken lexically.  An absolute target counts when it lies below the box's workspace.
+
+def destination(path: str, target: str, root: str = WORKSPACE) -> str | None:
+    """Where the link at `path` points, as a path below `root`; None: outside, or `root` itself.
+
+    `..` is taken lexically.  An absolute target counts when it lies below `root` in the box.
     """
-    whole = posixpath.normpath(posixpath.join(WORKSPACE, posixpath.dirname(path), target))
-    return whole[len(WORKSPACE) + 1 :] if whole.startswith(WORKSPACE + "/") else None
+    whole = posixpath.normpath(posixpath.join(root, posixpath.dirname(path), target))
+    top = root.rstrip("/") + "/"
+    return whole[len(top) :] or None if whole.startswith(top) else None
 
 
-def walk(link: FileEntry) -> Walk:
+def walk(link: FileEntry, root: str = WORKSPACE) -> Walk:
     """The steps to the file that `link` leads to; returns None when it leads nowhere, to a
-    directory, or outside the workspace.  Sans I/O: the caller looks paths up as it likes."""
+    directory, or out of `root`.  Sans I/O: the caller looks paths up as it likes."""
     entry, lookups = link, 0
     for _ in range(MAX_HOPS):
-        wanted = destination(entry.path, entry.target or "")
+        wanted = destination(entry.path, entry.target or "", root)
         if wanted is None:
             return None
         # An entry stored at the whole path has real directories above it, so one look suffices

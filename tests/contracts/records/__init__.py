@@ -14,3 +14,4 @@ from tests.contracts.records.kit import *  # noqa: F403
 from tests.contracts.records.leases import *  # noqa: F403
 from tests.contracts.records.sessions import *  # noqa: F403
 from tests.contracts.records.setups import *  # noqa: F403
+from tests.contracts.records.vms import *  # noqa: F403

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import socket
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
@@ -31,6 +32,7 @@ from era.sandbox.base import (
     Warm,
 )
 from era.sandbox.namespaces.cgroups.base import Cgroups, Group
+from era.sandbox.namespaces.dial import EGRESS_PORTS, Calls, connected
 from era.sandbox.namespaces.memfile import sealed
 from era.sandbox.namespaces.openings import Openings
 from era.sandbox.namespaces.place import BOX_UID, Place, foundation
@@ -76,6 +78,7 @@ class NamespacesDriver:
         self._numbers = itertools.count(1)
         self.openings = Openings()
         self._runs: dict[int, Run] = {}
+        self._calls = Calls()
         self._ready: dict[int, Prepared] = {}
         self.winding_up: set[asyncio.Task[None]] = set()
         self._ready_spec = BoxSpec(limits=limits or Limits())
@@ -258,7 +261,7 @@ class NamespacesDriver:
             NeverBegun: the box broke before the program began, so it may run in a fresh tree.
         """
         plan, start = self.plan(spec, program)
-        run = prepared.run
+        run = box.current = prepared.run
         try:
             if spec.limits != self._ready_spec.limits:
                 _adjust(prepared.group, spec.limits)
@@ -293,6 +296,7 @@ class NamespacesDriver:
         for run in list(self._runs.values()):
             run.lost()
         self.openings.launcher_lost()
+        self._calls.forget()
 
     def _on_event(self, message: dict[str, Any], fds: list[int]) -> None:
         event = message["event"]
@@ -312,6 +316,8 @@ class NamespacesDriver:
             run = self._runs.get(message["run"])
             if run is not None and not run.attached.done():
                 run.attached.set_result(None)
+        elif event == "dialed":
+            self._calls.answered(message["call"], fds)
         elif event == "interpreter":
             self.pool.interpreter_changed(message["name"], up=message["up"])
         elif event == "refused":
@@ -320,6 +326,8 @@ class NamespacesDriver:
     def _refused(self, message: dict[str, Any]) -> None:
         if message["request"] in ("open", "close"):
             self.openings.was_refused(message)
+        elif message["request"] == "dial":
+            self._calls.answered(message["call"], [])
         elif message["request"] == "attach":
             run = self._runs.get(message["run"])
             if run is not None:
@@ -344,7 +352,7 @@ class NamespacesDriver:
         """One program in an open box, from pipes and cgroup to the end of its last process."""
         number = next(self._numbers)
         plan, start = self.plan(spec, program)
-        run = self._run_in(box.launcher, number, spec, self._egress)
+        run = box.current = self._run_in(box.launcher, number, spec, self._egress)
         try:
             run.prepare(box.number, plan, stdin_fd=program.stdin_fd, stdout_fd=program.stdout_fd)
             run.go(program, start, sink)
@@ -352,6 +360,16 @@ class NamespacesDriver:
             return await run.result(self.unenforced)
         finally:
             box.end(self._behind(self.finish(run)))
+
+    async def connect(self, box: _NamespacesBox, spec: BoxSpec, port: int) -> socket.socket:
+        """See `Box.connect`."""
+        run = box.current
+        if run is None or not run.begun or (_egress_wanted(spec) and port in EGRESS_PORTS):
+            raise ConnectionRefusedError
+        try:
+            return await connected(await self._calls.sockets(box.launcher, run.number), port)
+        except LauncherLost:
+            raise ConnectionRefusedError from None
 
     async def finish(self, run: Run) -> None:
         """Nothing of `run` is left, and nothing is known of it."""
@@ -413,6 +431,7 @@ class _NamespacesBox:
         self.prepared = prepared
         self.launcher = launcher
         self.number = number
+        self.current: Run | None = None
         self._driver = driver
         self._spec = spec
         self._stop: asyncio.Event | None = None
@@ -439,12 +458,16 @@ class _NamespacesBox:
             return await self._driver.run(self, self._spec, program, sink, self._stop)
         finally:
             self._driver.pool.ended()
-            self._stop = None
+            self._stop = self.current = None
 
     def cancel(self) -> None:
         """See `Box`."""
         if self._stop is not None:
             self._stop.set()
+
+    async def connect(self, port: int) -> socket.socket:
+        """See `Box`."""
+        return await self._driver.connect(self, self._spec, port)
 
     def end(self, ending: asyncio.Task[None]) -> None:
         """The last tree is being taken away by `ending`."""

@@ -26,6 +26,7 @@ from era.sandbox.namespaces.cgroups.base import Group
 from era.sandbox.namespaces.child.standby import PAD_BYTES
 from era.sandbox.namespaces.run import Run
 from era.sandbox.namespaces.spawn import Launcher
+from era.waiting import until, within
 
 FORKS: Final = 500
 """An interpreter is replaced after this many forks: at full speed every couple of seconds, for a
@@ -203,7 +204,7 @@ class Pool:
     async def _wait_for_calm(self, shelf: _Shelf) -> None:
         if len(shelf.waiting) * 2 > shelf.warm.count and not self._calm.is_set():
             with suppress(TimeoutError):
-                async with asyncio.timeout(_PATIENCE_SECONDS):
+                async with within(_PATIENCE_SECONDS):
                     await self._calm.wait()
 
     def _throw_away_the_dead(self, shelf: _Shelf) -> None:
@@ -249,7 +250,7 @@ class Pool:
         now = asyncio.get_running_loop().time()
         later = [it.not_before for it in self._shelves.values() if it.not_before > now]
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(min(later, default=None)):
+            async with until(min(later, default=None)):
                 await self._wanted.wait()
 
     async def _stand(self, shelf: _Shelf) -> bool:

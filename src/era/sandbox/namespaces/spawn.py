@@ -18,6 +18,7 @@ from era.errors import InternalError, UnavailableError
 from era.sandbox.namespaces.child import wire
 from era.sandbox.namespaces.memfile import sealed
 from era.sandbox.plan import Foundation, encode
+from era.waiting import within
 
 _START_SECONDS: Final = 30.0
 """Far above the 50 ms a start takes; only a host in trouble needs longer."""
@@ -78,7 +79,7 @@ class Launcher:
         finally:
             os.close(plan)
         try:
-            async with asyncio.timeout(_START_SECONDS):
+            async with within(_START_SECONDS):
                 await asyncio.shield(self._ready)
         except TimeoutError:
             raise UnavailableError(message="the launcher did not start in time") from None

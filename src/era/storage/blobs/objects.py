@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, aclosing, contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -19,12 +19,13 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import from_url
 
-from era.errors import EraError, InternalError, NotFoundError, UnavailableError, file_not_found
+from era.errors import InternalError, NotFoundError, UnavailableError, file_not_found
 from era.ids import new_token
 from era.storage.base import Blob, Export
 from era.storage.blobs.cache import Cache
 from era.storage.blobs.packs import ALONE_BYTES, Pack, Span, packed, spans
 from era.storage.index import BlobIndex, Place
+from era.waiting import together
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -130,9 +131,7 @@ class ObjectBlobs:
         if not packs:
             return
         await self._index.announce([pack.object for pack in packs], self._now_ms())
-        async with _together() as uploads:
-            for pack in packs:
-                uploads.create_task(self._upload(pack))
+        await together(*(self._upload(pack) for pack in packs))
         places = [place for pack in packs for place in pack.places()]
         await self._index.fill(places, self._now_ms())
 
@@ -214,9 +213,7 @@ class ObjectBlobs:
         places = await self._index.places(blobs)
         if len(places) < len(blobs):
             raise file_not_found()
-        async with _together() as fetches:
-            for span in spans(places):
-                fetches.create_task(self._fetch_span(span))
+        await together(*(self._fetch_span(span) for span in spans(places)))
         return sum(place.size for place in places)
 
     async def _fetch_span(self, span: Span) -> None:
@@ -315,17 +312,6 @@ def _translating() -> Iterator[None]:
             raise UnavailableError("storage_full") from error
         kind = type(error).__name__
         raise InternalError(text=f"the object store failed ({kind})") from error
-
-
-@asynccontextmanager
-async def _together() -> AsyncIterator[asyncio.TaskGroup]:
-    """A task group that raises the first of its failures, alone."""
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            yield tasks
-    except BaseExceptionGroup as group:
-        errors = group.exceptions
-        raise next((e for e in errors if isinstance(e, EraError)), errors[0]) from group
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

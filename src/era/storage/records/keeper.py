@@ -12,6 +12,7 @@ from era.models import (
     FileEntry,
     JsonText,
     NewSession,
+    NewVm,
     Page,
     SessionPatch,
     SessionRecord,
@@ -33,7 +34,7 @@ from era.storage.index import Place
 from era.storage.leases import Activity, Holder, Lease, Node
 from era.storage.records.units import blobs as index
 from era.storage.records.units import code as stored_code
-from era.storage.records.units import commits, files, leases, sessions, setups
+from era.storage.records.units import commits, files, leases, sessions, setups, vms
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -99,6 +100,26 @@ class DatabaseRecords(ABC):
         return await self._write(
             sessions.duplicate, source_id, copy_id, now_ms, data, include_files
         )
+
+    # -- managed VMs --
+
+    async def create_vm(self, vm_id: str, new: NewVm, now_ms: int, most: int) -> SessionRecord:
+        return await self._write(vms.create, vm_id, new, now_ms, most)
+
+    async def vms(
+        self, *, limit: int | None = None, cursor: str | None = None
+    ) -> Page[SessionRecord]:
+        return await self._read(vms.page, limit, cursor)
+
+    async def change_vm(
+        self,
+        vm_id: str,
+        now_ms: int,
+        *,
+        network_mode: str | None = None,
+        stopped: bool | None = None,
+    ) -> SessionRecord:
+        return await self._write(vms.change, vm_id, now_ms, network_mode, stopped)
 
     # -- files --
 

@@ -15,13 +15,15 @@ from era.models import (
     SetupProgress,
     SetupState,
     SetupStatus,
+    VmState,
 )
 from era.relpath import RelPath
-from era.storage.records.statements import SESSION_COLUMNS, SETUP_COLUMNS
+from era.storage.records.statements import SESSION_COLUMNS, SETUP_COLUMNS, VM_COLUMNS
 
 _SESSION: Final = tuple(column.name for column in SESSION_COLUMNS)
 _N: Final = len(_SESSION)
-_M: Final = _N + len(SETUP_COLUMNS)
+_V: Final = _N + len(SETUP_COLUMNS)
+_M: Final = _V + len(VM_COLUMNS)
 _INT64: Final = 2**63 - 1
 _KINDS: Final = {kind.value: kind for kind in FileKind}
 
@@ -49,15 +51,24 @@ class Stored:
 
 def session(row: Sequence[Any]) -> SessionRecord:
     """A row of `statements.session_*`."""
-    setup = None if row[_N] is None else setup_state(row[_N:_M])
+    setup = None if row[_N] is None else setup_state(row[_N:_V])
+    vm = None if row[_V] is None else vm_state(row[_V:_M])
     return SessionRecord(
-        **dict(zip(_SESSION, row[:_N], strict=True)), has_code=bool(row[_M]), setup=setup
+        **dict(zip(_SESSION, row[:_N], strict=True)), has_code=bool(row[_M]), setup=setup, vm=vm
     )
 
 
 def held(row: Sequence[Any]) -> Held:
     """A row of `statements.lock_*`."""
     return Held(session(row), row[_M + 1], row[_M + 2])
+
+
+def vm_state(row: Sequence[Any]) -> VmState:
+    """The columns VM_COLUMNS."""
+    network_mode, persist, image, stopped = row
+    return VmState(
+        network_mode=network_mode, persist=bool(persist), image=image, stopped=bool(stopped)
+    )
 
 
 def setup_state(row: Sequence[Any]) -> SetupState:

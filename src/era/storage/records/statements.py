@@ -37,14 +37,17 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
+from era.ids import VM_KEYS
 from era.storage.records.clock import db_now_ms
 from era.storage.records.tables import (
+    STRIPES,
     codes,
     counts,
     entries,
     layers,
     sessions,
     setups,
+    vms,
 )
 
 EVERYTHING: Final = 2**62
@@ -103,12 +106,27 @@ SETUP_COLUMNS: Final = (
     setups.c.result,
     setups.c.layer,
 )
+VM_COLUMNS: Final = (vms.c.network_mode, vms.c.persist, vms.c.image, vms.c.stopped)
 _has_code: Final = exists().where(codes.c.uid == sessions.c.uid)
 _full: Final = select(
-    *SESSION_COLUMNS, *SETUP_COLUMNS, _has_code, sessions.c.dir_count, sessions.c.history_from
-).select_from(sessions.outerjoin(setups, setups.c.uid == sessions.c.uid))
+    *SESSION_COLUMNS,
+    *SETUP_COLUMNS,
+    *VM_COLUMNS,
+    _has_code,
+    sessions.c.dir_count,
+    sessions.c.history_from,
+).select_from(
+    sessions.outerjoin(setups, setups.c.uid == sessions.c.uid).outerjoin(
+        vms, vms.c.uid == sessions.c.uid
+    )
+)
 _id_is: Final = sessions.c.id == param("id")
 _uid_is: Final = sessions.c.uid == param("of")
+# Managed VMs are no sessions: their keys lie beside all ids of sessions.
+_no_vm: Final = or_(
+    sessions.c.id < literal_column(f"'{VM_KEYS[0]}'"),
+    sessions.c.id >= literal_column(f"'{VM_KEYS[1]}'"),
+)
 _id_range: Final = and_(sessions.c.id >= param("low"), sessions.c.id < param("high"))
 
 
@@ -126,19 +144,44 @@ lock_by_uid: Final = _lock.where(_uid_is)
 uid_by_id: Final = select(sessions.c.uid, sessions.c.file_count, sessions.c.total_size_bytes).where(
     _id_is
 )
-session_page: Final = _page(_full)
+session_page: Final = _page(_full.where(_no_vm))
 # "+ 0" takes the choice from SQLite's planner: a prefix is the narrower condition.
 session_page_of: Final = (
-    _full.where(_id_range, sessions.c.uid + 0 > param("after"))
+    _full.where(_id_range, _no_vm, sessions.c.uid + 0 > param("after"))
     .order_by(sessions.c.uid + 0)
     .limit(param("limit"))
 )
-session_total: Final = select(cast(func.coalesce(func.sum(counts.c.sessions), 0), BigInteger))
-session_total_of: Final = select(func.count()).select_from(sessions).where(_id_range)
+session_total: Final = select(
+    cast(func.coalesce(func.sum(counts.c.sessions), 0), BigInteger)
+).where(counts.c.stripe < STRIPES)
+session_total_of: Final = select(func.count()).select_from(sessions).where(_id_range, _no_vm)
 count_sessions: Final = (
     update(counts)
     .where(counts.c.stripe == param("of"))
     .values(sessions=counts.c.sessions + param("more"))
+)
+_own_vms: Final = _full.where(vms.c.uid != null())
+vm_page: Final = (
+    _own_vms.where(vms.c.uid > param("after")).order_by(vms.c.uid).limit(param("limit"))
+)
+vm_total: Final = select(counts.c.sessions).where(counts.c.stripe == STRIPES)
+# One more, if that is not too many; writers wait for each other at this row.
+count_vm: Final = (
+    update(counts)
+    .where(counts.c.stripe == STRIPES, counts.c.sessions < param("most"))
+    .values(sessions=counts.c.sessions + 1)
+    .returning(counts.c.sessions)
+)
+insert_vm: Final = insert(vms)
+change_vm: Final = (
+    update(vms)
+    .where(vms.c.uid == param("of"))
+    .values(network_mode=param("network_mode"), stopped=param("stopped"))
+)
+change_vm_session: Final = (
+    update(sessions)
+    .where(_uid_is)
+    .values(updated_at_ms=param("updated_at_ms"), allow_internet=param("allow_internet"))
 )
 existing_sessions: Final = select(sessions.c.uid).where(among(sessions.c.uid, "uids"))
 insert_session: Final = insert(sessions).returning(sessions.c.uid)

@@ -3,6 +3,7 @@
     sessions 1 ── n entries       the manifest, with history
              1 ── 0..1 codes      stored code
              1 ── 0..1 leases     which node serves it
+             1 ── 0..1 vms        what makes it a managed VM and no session
              1 ── 0..1 setups ┈┈  layers (by key; a layer outlives the setup that made it)
 
 Times are unix milliseconds, except `mtime_ns`.
@@ -86,11 +87,23 @@ counts: Final = Table(
     metadata,
     # How many sessions there are, so that nobody has to walk them: the sum over a few rows, of
     # which each session has one, so that creations side by side seldom wait for each other.
+    # The row after the last stripe is of managed VMs.
     Column("stripe", Integer, primary_key=True, autoincrement=False),
     Column("sessions", BigInteger, nullable=False),
 )
 
 STRIPES: Final = 16
+"""The rows 0 to 15 are of sessions, row 16 of VMs."""
+
+vms: Final = Table(
+    "vms",
+    metadata,
+    _session_uid(primary_key=True, autoincrement=False),
+    Column("network_mode", Text, nullable=False),
+    Column("persist", Boolean, nullable=False),
+    Column("image", Text, nullable=False),
+    Column("stopped", Boolean, nullable=False),
+)
 
 entries: Final = Table(
     "entries",

@@ -109,6 +109,8 @@ class Launcher:
             self._prepare(message, fds)
         elif request == "attach":
             self._attach(message, fds)
+        elif request == "dial":
+            self._dial(message)
         elif request == "kill":
             self._trees.kill(message["run"])
         elif request == "interpreter":
@@ -162,6 +164,16 @@ class Launcher:
         made = mounts.detach(self._foundation, plan, opened.space.path, opened.serial, idmap)
         self._trees.visit(opened.mounts, lambda: mounts.replace(made))
         self._tell({"event": "attached", "run": message["run"]})
+
+    def _dial(self, message: dict[str, Any]) -> None:
+        """Hand out sockets of a box's network; who asked for them connects them."""
+        made = self._trees.sockets(message["run"])
+        try:
+            answer = {"event": "dialed", "call": message["call"]}
+            self._tell(answer, [sock.fileno() for sock in made])
+        finally:
+            for sock in made:
+                sock.close()
 
     def _close(self, number: int) -> None:
         opened = self._boxes.pop(number, None)

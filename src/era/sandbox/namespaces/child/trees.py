@@ -7,6 +7,7 @@ is reaped and with it every process of the box is dead.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from time import monotonic_ns
 from typing import Any
 
-from era.sandbox.namespaces.child import box, first, mounts, program
+from era.sandbox.namespaces.child import box, first, mounts, networks, program
 from era.sandbox.namespaces.child import syscalls as sys
 from era.sandbox.namespaces.child.children import Children, Ended
 from era.sandbox.namespaces.child.interpreters import Interpreters
@@ -62,6 +63,9 @@ class Trees:
         self._tell = tell
         self._home = box.Home()
         self._first: dict[int, int] = {}  # run -> pidfd of process 1
+        self._unused = networks.Networks()
+        self._networks: dict[int, int] = {}  # run -> its network namespace
+        self._led_out: set[int] = set()  # runs whose network has a way out
 
     def make(self, run: int, plan: Plan, seat: box.Seat, fds: TreeFds, interpreter: str) -> int:
         """Start a tree up to its gate, from `interpreter` if one is named; a descriptor of its mount
@@ -74,8 +78,12 @@ class Trees:
         built, built_write = os.pipe()
         held = [built, built_write]
         mine = _program_fds(seat, fds, built)
+        network = None if plan.egress else self._unused.take()
         try:
-            self._home.leave()
+            self._home.leave(network)
+            self._networks[run] = self._home.here("net") if network is None else network
+            if plan.egress:
+                self._led_out.add(run)
             mounts_fd = self._home.here("mnt")
             held.append(mounts_fd)
             with socket.socket(fileno=os.dup(fds.control)) as control:
@@ -89,6 +97,8 @@ class Trees:
             held.remove(mounts_fd)
         except BaseException:
             self.kill(run)
+            if run not in self._first:
+                self._forget_network(run, network)
             raise
         finally:
             self._home.come_back()
@@ -107,7 +117,28 @@ class Trees:
 
     def visit(self, mounts_fd: int, act: Callable[[], None]) -> None:
         """Do something in the mount namespace of a tree."""
-        self._home.visit_mounts(mounts_fd, act)
+        self._home.visit(mounts_fd, sys.CLONE_NEWNS, act)
+
+    def sockets(self, run: int) -> list[socket.socket]:
+        """Sockets for a connection to a server inside a tree: for IPv4, and for IPv6 where there is any.
+
+        A socket stays in the network namespace it was made in, so whoever holds these can reach the
+        loopback of that box and nothing else.  They are not connected: that could take its time.
+
+        Raises:
+            OSError: the tree is gone.
+        """
+        made: list[socket.socket] = []
+
+        def make() -> None:
+            made.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            with suppress(OSError):
+                made.append(socket.socket(socket.AF_INET6, socket.SOCK_STREAM))
+
+        if run not in self._networks:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        self._home.visit(self._networks[run], sys.CLONE_NEWNET, make)
+        return made
 
     def kill(self, run: int) -> None:
         """End every process of a tree: the kernel does so when process 1 ends."""
@@ -152,9 +183,24 @@ class Trees:
 
     def _exited(self, run: int, ended: Ended) -> None:
         os.close(self._first.pop(run))
+        self._let_go(self._networks.pop(run), led_out=run in self._led_out)
+        self._led_out.discard(run)
         self._interpreters.box_ended(run)
         event = {"event": "exited", "run": run, "status": ended.status}
         self._tell(event | {"cpu_ns": ended.cpu_ns})
+
+    def _forget_network(self, run: int, taken: int | None) -> None:
+        """There was no tree after all."""
+        network = self._networks.pop(run, taken)
+        self._led_out.discard(run)
+        if network is not None:
+            os.close(network)
+
+    def _let_go(self, network: int, *, led_out: bool) -> None:
+        if led_out:
+            os.close(network)
+        else:
+            self._unused.give_back(network)
 
 
 def _in_memory(name: str, data: bytes) -> int:

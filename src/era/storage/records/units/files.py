@@ -13,7 +13,7 @@ from era.errors import InputError, TooLargeError, file_not_found, session_not_fo
 from era.models import FileEntry, FileKind, Page
 from era.relpath import RelPath
 from era.storage.base import ManifestDiff, Quota
-from era.storage.links import Walk, above, all_above, walk
+from era.storage.links import Walk, above, all_above, root_of, walk
 from era.storage.records import cursors, rows
 from era.storage.records import statements as sql
 from era.storage.records.rows import Held, Stored
@@ -51,7 +51,8 @@ def page(
     ).fetchall()
     if prefix:
         count, size = connection.execute(sql.file_total_of, part).one()
-    items = with_link_sizes(connection, uid, [rows.entry(row) for row in found[:wanted]])
+    root = root_of(session_id)
+    items = with_link_sizes(connection, uid, root, [rows.entry(row) for row in found[:wanted]])
     more = len(found) > wanted
     return Page(
         items=tuple(items),
@@ -74,10 +75,12 @@ def file(connection: Connection, session_id: str, path: RelPath) -> FileEntry:
     row = connection.execute(sql.entry_at, {"of": uid, "at": str(path)}).first()
     if row is None:
         raise file_not_found()
-    return with_link_sizes(connection, uid, [rows.entry(row)])[0]
+    return with_link_sizes(connection, uid, root_of(session_id), [rows.entry(row)])[0]
 
 
-def with_link_sizes(connection: Connection, uid: int, listed: list[FileEntry]) -> list[FileEntry]:
+def with_link_sizes(
+    connection: Connection, uid: int, root: str, listed: list[FileEntry]
+) -> list[FileEntry]:
     """`listed`, each link with the size of the file it leads to.  All links take their next step
     together, so their number costs no further statements."""
     seen: dict[str, FileEntry | None] = {entry.path: entry for entry in listed}
@@ -85,7 +88,7 @@ def with_link_sizes(connection: Connection, uid: int, listed: list[FileEntry]) -
     walks: list[tuple[FileEntry, Walk, str]] = []
     for entry in listed:
         if entry.kind is FileKind.LINK:
-            _step(entry, walk(entry), None, walks, sizes)
+            _step(entry, walk(entry, root), None, walks, sizes)
     while walks:
         unknown = {path for _, _, path in walks} - seen.keys()
         found = at(connection, uid, unknown) if unknown else {}

@@ -78,17 +78,27 @@ def create(
 
 
 def _insert(connection: Connection, row: dict[str, Any]) -> int:
+    uid = insert(connection, row)
+    _count(connection, [uid], 1)
+    return uid
+
+
+def insert(connection: Connection, row: dict[str, Any]) -> int:
+    """Add a row to the sessions without counting it; its uid.  Raises ConflictError."""
     try:
         uid: int = connection.execute(sql.insert_session, row).scalar_one()
     except IntegrityError as error:
         raise ConflictError("session_exists", id=row["id"]) from error
-    _count(connection, [uid], 1)
     return uid
 
 
 def _count(connection: Connection, uids: Iterable[int], each: int) -> None:
     """Note that sessions have come (`each` 1) or gone (-1)."""
-    stripes = Counter(uid % STRIPES for uid in uids)
+    _count_in(connection, (uid % STRIPES for uid in uids), each)
+
+
+def _count_in(connection: Connection, rows_of: Iterable[int], each: int) -> None:
+    stripes = Counter(rows_of)
     for stripe, number in sorted(stripes.items()):
         connection.execute(sql.count_sessions, {"of": stripe, "more": each * number})
 
@@ -97,7 +107,7 @@ def page(
     connection: Connection, prefix: str, limit: int | None, cursor: str | None
 ) -> Page[SessionRecord]:
     """See `Records.list`."""
-    after = 0 if cursor is None else _uid_in(cursor)
+    after = 0 if cursor is None else uid_in(_LIST, cursor)
     low_high = cursors.prefix_range(prefix)
     if low_high is None:
         return Page(items=(), total=0)
@@ -117,8 +127,9 @@ def page(
     )
 
 
-def _uid_in(cursor: str) -> int:
-    key = cursors.decode(_LIST, cursor)
+def uid_in(which: str, cursor: str) -> int:
+    """The uid in a cursor of a list; raises InputError."""
+    key = cursors.decode(which, cursor)
     if not (key.isascii() and key.isdecimal() and len(key) < 19):
         raise invalid_field("cursor", "a next_cursor of this list")
     return int(key)
@@ -162,7 +173,8 @@ def delete(connection: Connection, session_id: str) -> SessionRecord:
     """See `Records.delete`.  Everything that refers to the session goes with it, by foreign key."""
     last = lock(connection, session_id).record
     connection.execute(sql.delete_session, {"of": last.uid})
-    _count(connection, [last.uid], -1)
+    row = STRIPES if last.vm is not None else last.uid % STRIPES
+    _count_in(connection, [row], -1)
     return last
 
 

@@ -1,0 +1,1 @@
+"""The asynchronous SDK, written by hand."""

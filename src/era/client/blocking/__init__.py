@@ -1,0 +1,2 @@
+# Generated from ../aio by `scripts/sdk`; change that one.
+"""The synchronous SDK, generated."""
