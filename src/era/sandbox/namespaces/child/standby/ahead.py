@@ -220,7 +220,9 @@ def prepare(before: Mapping[str, ModuleType]) -> dict[str, Any]:
     resident["find_functions"]()
     resident["functions_on_stack"]()  # the first time costs: the unwinder is loaded
     foundation = _told()
-    resident["prepare_to_stand"](foundation.stand, bytes.fromhex(foundation.filter))
+    resident["prepare_to_stand"](
+        foundation.stand, bytes.fromhex(foundation.filter), foundation.base_dir
+    )
     return resident
 
 

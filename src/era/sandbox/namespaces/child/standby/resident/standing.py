@@ -14,9 +14,14 @@ loop: list[Any] = []
 filter_code: list[bytes] = []
 
 
-def prepare_to_stand(path: str, code: bytes) -> None:
+root_of_boxes: list[str] = []
+"""Where this process sees what all boxes have."""
+
+
+def prepare_to_stand(path: str, code: bytes, root: str) -> None:
     """Load the library at `path`, if any, from memory: its place is nothing for a program to see."""
     filter_code.append(code)
+    root_of_boxes.append(root)
     if not path:
         return
     fd = os.memfd_create("era")
