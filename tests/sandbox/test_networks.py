@@ -19,13 +19,14 @@ from tests.sandbox.attack import ROOT
 from tests.sandbox.boxes import namespaces_driver
 from tests.sandbox.census import settled
 
-SEEN: Final = """
-import os
+SEEN: Final = r"""
+import os, re
 names = ("dev", "snmp", "snmp6", "netstat", "sockstat", "sockstat6", "unix", "tcp", "udp")
 print(os.readlink("/proc/self/ns/net"))
 for name in names:
     try:
-        print(name, open(f"/proc/self/net/{name}").read())
+        text = open(f"/proc/self/net/{name}").read()
+        print(name, re.sub(r" (orphan|alloc|mem) \d+", "", text))  # counted for the whole host
     except FileNotFoundError:
         pass
 """

@@ -10,6 +10,7 @@ Launcher process, with its capabilities.
 from __future__ import annotations
 
 import os
+import re
 import socket
 
 from era.sandbox.namespaces.child import syscalls as sys
@@ -17,6 +18,8 @@ from era.sandbox.namespaces.child import syscalls as sys
 _TELLING = ("dev", "snmp", "snmp6", "netstat", "sockstat", "sockstat6", "unix")
 """What tells of a network's past: packets, errors, sockets that live on (proc_net(5)).  Nothing can
 be changed there, since no process of a box has a right over the namespace."""
+_OF_THE_HOST = re.compile(rb" (?:orphan|alloc|mem) \d+")
+"""What `sockstat` counts for all networks together."""
 _KEEP = 32
 
 
@@ -78,7 +81,7 @@ def _past() -> list[bytes]:
         except FileNotFoundError:  # a kernel without IPv6
             continue
         try:
-            found.append(os.read(fd, 1 << 16))
+            found.append(_OF_THE_HOST.sub(b"", os.read(fd, 1 << 16)))
         finally:
             os.close(fd)
     return found
