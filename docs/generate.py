@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from cyclopts import App
 from rich.console import Console
 
 from docs import calls
@@ -169,7 +170,7 @@ def bytes_text(media_type: str) -> str:
 
 def heading(method: str, path: str) -> str:
     """An operation as the contract writes it."""
-    return f"{method} {path.replace('{session_id}', '{id}')}"
+    return f"{method} {path.replace('{session_id}', '{id}').replace('{vm_id}', '{id}')}"
 
 
 def reference(schema: Schema) -> str:
@@ -231,16 +232,24 @@ def without_null(schema: Schema) -> Schema:
 
 
 def command_names() -> list[str]:
-    """The commands; an alias is not one of its own."""
-    by_command = {id(command): name for name, command in reversed(app.resolved_commands().items())}
-    return [name for name in reversed(by_command.values()) if not name.startswith("-")]
+    """The commands, those of a group after it; an alias is not one of its own."""
+    return list(names_below(app, ""))
+
+
+def names_below(group: App, prefix: str) -> Iterator[str]:
+    """The commands of a group, in full."""
+    by_command = {id(each): name for name, each in reversed(group.resolved_commands().items())}
+    for name in reversed(by_command.values()):
+        if not name.startswith("-"):
+            yield f"{prefix}{name}"
+            yield from names_below(group[name], f"{prefix}{name} ")
 
 
 def commands() -> str:
     """Every command with its own help."""
     parts = [f"```text\n{help_text([])}\n```"]
     for name in command_names():
-        parts.append(f"### `era {name}`\n\n```text\n{help_text([name])}\n```")
+        parts.append(f"### `era {name}`\n\n```text\n{help_text(name.split())}\n```")
     return "\n\n".join(parts)
 
 

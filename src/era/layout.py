@@ -7,6 +7,8 @@ from typing import Final
 WORKSPACE: Final = "/workspace"
 HOME: Final = "/home/era"
 TMP: Final = "/tmp"  # noqa: S108 - the box's own /tmp, never the host's
+VM_PLACES: Final = (WORKSPACE, HOME, TMP)
+"""What a managed VM keeps."""
 RUNTIMES: Final = "/opt/era"
 """Runtimes that came as packages; `/opt/era/bin` holds links to every tool and is on PATH."""
 BIN: Final = f"{RUNTIMES}/bin"

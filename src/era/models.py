@@ -256,6 +256,11 @@ class NewVm:
     persist: bool = False
     image: str = ""
 
+    @property
+    def reaches_internet(self) -> bool:
+        """Whether its boxes may reach public addresses."""
+        return VM_NETWORKS[self.network_mode] is Network.INTERNET
+
 
 class Unset:
     """The type of `UNSET`: a member the client did not name, where None means something else."""

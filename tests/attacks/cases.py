@@ -46,7 +46,9 @@ _UNFILTERED = _in(
 )
 _LOOK = _here("kernel", "what_a_program_finds what_a_shell_command_finds")
 _OUTSIDE = _in("sandbox/test_inside", "outside_it_does_not_hold without_the_masks_the_host_shows")
-_LINKS = _here("files", "no_link_leads_the_server_out")
+_LINKS = _here("files", "no_link_leads_the_server_out") + _here(
+    "vms", "no_link_of_a_vm_leads_the_server_out"
+)
 _SPOKEN = "the broker serves the boxes of both paths alike; names and servers are made up for it"
 
 CASES: Final[Mapping[int, Case]] = {
@@ -58,7 +60,8 @@ CASES: Final[Mapping[int, Case]] = {
     2: Case(
         what="who detaches and ignores signals",
         by=_here("processes", "who_detached_dies_with_the_run")
-        + _here("output", "time_that_is_up_is_told_within_a_bound"),
+        + _here("output", "time_that_is_up_is_told_within_a_bound")
+        + _here("vms", "nothing_but_files_lasts"),
         mirror=_here("processes", "outside_who_detached_goes_on"),
     ),
     3: Case(
@@ -141,7 +144,8 @@ CASES: Final[Mapping[int, Case]] = {
         by=_here(
             "memory_disk",
             "a_full_disk_is_an_error_of_the_program a_full_disk_costs_no_file_of_the_session",
-        ),
+        )
+        + _here("vms", "what_lasts_in_a_vm_is_bounded"),
         mirror=(SAME,),
     ),
     16: Case(
@@ -185,7 +189,8 @@ CASES: Final[Mapping[int, Case]] = {
         by=_here(
             "memory_disk",
             "nothing_is_left_in_places_that_all_may_write no_byte_of_an_earlier_run",
-        ),
+        )
+        + _here("vms", "nothing_but_files_lasts"),
         mirror=(SAME,),
     ),
     23: Case(
@@ -247,14 +252,16 @@ CASES: Final[Mapping[int, Case]] = {
             "requests",
             "limits_and_values_that_are_none bodies_that_are_bombs "
             "a_request_inside_another_is_not_served",
-        ),
+        )
+        + _here("vms", "a_body_names_no_file_of_the_server_and_no_other_request"),
         mirror=_here(
             "requests", "limits_and_values_that_are_none a_request_after_another_is_served"
         ),
     ),
     34: Case(
         what="paths that climb",
-        by=_here("requests", "paths_out_of_a_session_are_none"),
+        by=_here("requests", "paths_out_of_a_session_are_none")
+        + _here("vms", "no_path_leads_out_of_a_workspace"),
         mirror=(SAME,),
     ),
     35: Case(
@@ -488,7 +495,8 @@ CASES: Final[Mapping[int, Case]] = {
             "requests",
             "ids_of_no_session_lead_nowhere without_the_key_nothing_is_told "
             "generated_ids_cannot_be_guessed",
-        ),
+        )
+        + _here("vms", "names_of_vms_open_nothing_else"),
         mirror=_here("requests", "ids_of_no_session_lead_nowhere without_the_key_nothing_is_told"),
     ),
     78: Case(
@@ -529,7 +537,8 @@ CASES: Final[Mapping[int, Case]] = {
     ),
     82: Case(
         what="ways around a quota",
-        by=_here("tenants", "nobody_gets_more_than_a_quota"),
+        by=_here("tenants", "nobody_gets_more_than_a_quota")
+        + _here("vms", "what_lasts_in_a_vm_is_bounded"),
         mirror=(SAME,),
     ),
     83: Case(

@@ -210,7 +210,13 @@ def test_running_the_image_names_each_right(generated: Path, tmp_path: Path) -> 
     assert run([generated / "run-docker.sh", "x:1", "-d"], path=path).returncode == 3
     call = calls.read_text().splitlines()[-1]
     compose = (generated / "docker-compose.yml").read_text()
-    for right in ("SYS_ADMIN", "NET_ADMIN", "seccomp=unconfined", "systempaths=unconfined"):
+    for right in (
+        "SYS_ADMIN",
+        "NET_ADMIN",
+        "SYS_PTRACE",
+        "seccomp=unconfined",
+        "systempaths=unconfined",
+    ):
         assert right in call
         assert re.search(rf"- {right} +# \w+", compose), f"{right} is explained"
     assert "privileged" not in call

@@ -20,9 +20,11 @@ from tests.sandbox.boxes import namespaces_driver
 from tests.sandbox.census import settled
 
 SEEN: Final = r"""
-import os, re
+import re, socket
 names = ("dev", "snmp", "snmp6", "netstat", "sockstat", "sockstat6", "unix", "tcp", "udp")
-print(os.readlink("/proc/self/ns/net"))
+SO_NETNS_COOKIE = 71
+with socket.socket() as sock:  # a number that no other network will ever have
+    print(sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8))
 for name in names:
     try:
         text = open(f"/proc/self/net/{name}").read()

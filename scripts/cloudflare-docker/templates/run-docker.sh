@@ -17,7 +17,7 @@ exec docker run --rm --name "${ERA_NAME:-era-agent}" \
     --publish "${ERA_BIND:-127.0.0.1}:{{PORT}}:{{PORT}}" \
     --env ERA_API_KEY --env AGENT_LOG_LEVEL \
     --volume era-state:/var/lib/era --volume /sys/fs/cgroup:/sys/fs/cgroup:rw --cgroupns host \
-    --user 0:0 --cap-add SYS_ADMIN --cap-add NET_ADMIN \
+    --user 0:0 --cap-add SYS_ADMIN --cap-add NET_ADMIN --cap-add SYS_PTRACE \
     --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
     --security-opt systempaths=unconfined \
     "${@:2}" "${1:-era-agent:latest}"

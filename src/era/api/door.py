@@ -128,7 +128,7 @@ class Door:
         if scope["method"] == "OPTIONS":
             await preflight(scope)(scope, receive, send)
         elif (refusal := self.refusal(scope)) is not None:
-            await error_answer(refusal)(scope, receive, send)
+            await error_answer(refusal, path=scope["path"])(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -175,7 +175,8 @@ class _Passage:
         # Once the answer has begun its status is out; returning makes the server cut the
         # connection, which tells the client that the answer is not whole.
         if self._status is None:
-            await error_answer(InternalError())(self._scope, self._receive, self._out)
+            answer = error_answer(InternalError(), path=self._scope["path"])
+            await answer(self._scope, self._receive, self._out)
 
     async def _out(self, message: Message) -> None:
         if message["type"] == "http.response.start":

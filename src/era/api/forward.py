@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import wraps
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -45,13 +46,14 @@ _log = structlog.get_logger("era.http")
 def where_it_runs(handler: Handler) -> Handler:
     """`handler`, called by the server that has the session; this one takes it when nobody does."""
 
+    @wraps(handler)
     async def handle(call: Call) -> Response | None:
         sessions, ttl = call.sessions, call.sessions.takeover_seconds
         if ttl is None:
             return await handler(call)
         deadline = time.monotonic() + ttl + CONNECT_SECONDS
         while True:
-            async with sessions.place(call.session_id) as address:
+            async with sessions.place(call.place_id) as address:
                 if address is None:
                     return await handler(call)
             passed = await _passed(call, address)
@@ -68,10 +70,11 @@ def where_it_runs(handler: Handler) -> Handler:
 def where_it_is(handler: Handler) -> Handler:
     """`handler`, called by the server that has the session, if one has it and can be reached."""
 
+    @wraps(handler)
     async def handle(call: Call) -> Response | None:
         if call.sessions.takeover_seconds is not None:
             with suppress(NotFoundError):
-                address = await call.sessions.holder(call.session_id)
+                address = await call.sessions.holder(call.place_id)
                 passed = None if address is None else await _passed(call, address)
                 if passed is not None:
                     return passed
@@ -139,7 +142,8 @@ class Passed(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the request, then the answer; until the client has gone."""
-        up = asyncio.ensure_future(self._up(scope, receive))
+        # The body as the call has it: it may have been read already to learn where it belongs.
+        up = asyncio.ensure_future(self._up(self._call.scope, self._call.receive))
         down = asyncio.ensure_future(self._down(send))
         try:
             await self._patient(up, down)
@@ -171,7 +175,7 @@ class Passed(Response):
 
     async def _is_there(self) -> bool:
         try:
-            return await self._call.sessions.holder(self._call.session_id) == self._address
+            return await self._call.sessions.holder(self._call.place_id) == self._address
         except NotFoundError:
             return True  # deleted: it will say so
         except EraError:

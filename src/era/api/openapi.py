@@ -9,8 +9,8 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from era.api.answers import JSON
-from era.api.answers_schema import Error
+from era.api.answers import ENVELOPED, JSON
+from era.api.answers_schema import EnvelopedError, Error
 from era.api.routing import Operation
 from era.errors import CODES
 
@@ -51,7 +51,7 @@ def _schemas(operations: tuple[Operation, ...]) -> tuple[References, Json]:
     bodies = [o.body for o in operations if isinstance(o.body, type)]
     answers = [o.answer for o in operations if isinstance(o.answer, type)]
     wanted: dict[type[BaseModel], JsonSchemaMode] = dict.fromkeys(bodies, "validation")
-    wanted |= dict.fromkeys([*answers, Error], "serialization")
+    wanted |= dict.fromkeys([*answers, Error, EnvelopedError], "serialization")
     references, definitions = models_json_schema(list(wanted.items()), ref_template=_REFERENCE)
     return {model: ref for (model, _), ref in references.items()}, definitions["$defs"]
 
@@ -97,5 +97,6 @@ def _responses(operation: Operation, references: References) -> Json:
         codes.setdefault(CODES[name].status, []).append(name)
     for status, names in sorted(codes.items()):
         described = {"description": ", ".join(dict.fromkeys(names))}
-        out[str(status)] = {**described, **_content(JSON, references[Error])}
+        model = EnvelopedError if operation.path in ENVELOPED else Error
+        out[str(status)] = {**described, **_content(JSON, references[model])}
     return out

@@ -7,8 +7,9 @@ import json
 import sys
 from typing import Any
 
+from era import logs
 from era.assemble.diagnose import diagnose, plan
-from era.cli.main import Common
+from era.cli.common import Common
 from era.config import ConfigError, load
 from era.errors import EraError
 
@@ -19,6 +20,7 @@ def run(state_dir: str | None, show_plan: bool, common: Common) -> int:
     """Print the report; 1 when the server could not start."""
     try:
         settings = load({"AGENT_STATE_DIR": state_dir})
+        logs.configure(settings.log_level)  # what is printed is the report alone
         if show_plan:
             print(json.dumps(asyncio.run(plan(settings)), indent=2))
             return 0

@@ -189,6 +189,10 @@ class Box(Protocol):
         Before a run, files placed here are in the workspace; after it, it holds the changes, in the
         overlay file system's own form.  Valid until the box is left."""
 
+    def changes(self, target: str) -> int | None:
+        """An open directory, the caller's to close: what was written in HOME or /tmp over their
+        lowers, in the form of `workspace_fd`.  None when nothing has run in the box."""
+
     @property
     def owner(self) -> int | None:
         """The host uid and gid that files placed from outside must have; None: as the service."""
