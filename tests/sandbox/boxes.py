@@ -55,8 +55,10 @@ async def namespaces_driver(
     kind: type[NamespacesDriver] = NamespacesDriver,
     warm: Sequence[Warm] = (),
     limits: Limits | None = None,
+    native: bool = True,
 ) -> AsyncIterator[NamespacesDriver]:
-    """A driver that works below `directory`; scratch in images on disk or in memory."""
+    """A driver that works below `directory`; scratch in images on disk or in memory; the steps of a box
+    in C where this host can, or all in Python."""
     for name in ("base", "scratch", "images"):
         os.makedirs(os.path.join(directory, name), exist_ok=True)
     place = Place(
@@ -64,7 +66,7 @@ async def namespaces_driver(
         scratch_dir=os.path.join(directory, "scratch"),
         images=os.path.join(directory, "images") if on_disk else None,
         helper_python="/usr/bin/python3",
-        native=native_helper(),
+        native=native_helper() if native else None,
     )
     driver = kind(place, host_image(), detect(), egress, warm=warm, limits=limits)
     try:

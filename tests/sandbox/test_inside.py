@@ -105,14 +105,14 @@ WAYS = ("cold", "ready", "warm")
 """A box made on demand, one made ahead for any program, and one forked from a standing Python."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[True, False], ids=["in C", "in Python"])
 async def driver(
-    tmp_path_factory: pytest.TempPathFactory, anyio_backend: str
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, anyio_backend: str
 ) -> AsyncIterator[NamespacesDriver]:
     directory = str(tmp_path_factory.mktemp("inside"))
     ready = Warm(name=ANY, readiness=Readiness.BOX, count=1)
     async with namespaces_driver(
-        directory, on_disk=ROOT, warm=(STANDING, ready), limits=SPEC.limits
+        directory, on_disk=ROOT, warm=(STANDING, ready), limits=SPEC.limits, native=request.param
     ) as driver:
         yield driver
 

@@ -45,6 +45,15 @@ def spawn(path: str, plan: Plan, fds: FirstFds, filter_fd: int, *, rootless: boo
     return os.posix_spawn(path, argv, {}, file_actions=kept)
 
 
+def can_be_spawned(path: str) -> bool:
+    """Whether the program at `path` runs on this host at all.  Without arguments it ends with 1."""
+    try:
+        pid = os.posix_spawn(path, ["era-box"], {})
+    except OSError:
+        return False
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+
+
 def run(plan: Plan, fds: FirstFds, seccomp: sys.FilterProgram, *, rootless: bool) -> NoReturn:
     """The whole life of process 1."""
     control: socket.socket | None = None
