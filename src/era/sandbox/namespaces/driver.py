@@ -96,6 +96,11 @@ class NamespacesDriver:
         return self._cgroups.unenforced
 
     @property
+    def has_helper(self) -> bool:
+        """Whether steps of a box are in C here."""
+        return bool(self._foundation.first)
+
+    @property
     def owner(self) -> int | None:
         """The host uid of files that boxes must be able to change; None: the service's own."""
         return None if self._rootless else BOX_UID
