@@ -13,7 +13,6 @@ from era.sandbox.namespaces.cgroups.detect import find_v1, find_v2
 from tests.servers.objects import Objects, objects
 from tests.servers.postgres import Postgres, postgres
 
-
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("era", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("era")
