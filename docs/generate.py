@@ -112,11 +112,7 @@ def operations() -> str:
     """Every operation, then the shapes of bodies and answers."""
     document = openapi.document(OPERATIONS, version=__version__, authenticated=False)
     schemas = document["components"]["schemas"]
-    found = [
-        (method.upper(), path, operation)
-        for path, methods in document["paths"].items()
-        for method, operation in methods.items()
-    ]
+    found = list(openapi.listed(document))
     common = set.intersection(*(set(codes_of(operation)) for _, _, operation in found))
     listed = ", ".join(f"`{code}`" for code in sorted(common, key=lambda name: CODES[name].status))
     parts = [f"Any of them may also answer {listed}."]
