@@ -36,8 +36,10 @@ Report = dict[str, Any]
 
 async def diagnose(settings: Settings) -> Report:
     """The report: `ok` whether the server could start, `checks` in order, what there is to run."""
-    found = [*await asyncio.to_thread(checks), *await asyncio.to_thread(_surroundings, settings)]
+    surroundings, running = await asyncio.to_thread(_surroundings, settings)
+    found = [*await asyncio.to_thread(checks), *surroundings]
     report: Report = {"version": __version__, "state_dir": os.path.abspath(settings.state_dir)}
+    report["running"] = running
     async with AsyncExitStack() as stack:
         try:
             runtimes, driver = await _trial(settings, stack)
@@ -45,7 +47,7 @@ async def diagnose(settings: Settings) -> Report:
             found.append(_failed("box", error))
         else:
             found.append(Check(name="box", ok=True, detail="a trial run went well"))
-            found += [*_languages(runtimes), _packages(runtimes)]
+            found += [*_languages(runtimes), _packages(runtimes), _helper(driver)]
             report |= {
                 "tier": driver.tier,
                 "unenforced": list(driver.unenforced),
@@ -90,21 +92,26 @@ def _member(check: Check) -> Report:
     return {key: value for key, value in dataclasses.asdict(check).items() if value is not None}
 
 
-def _surroundings(settings: Settings) -> list[Check]:
+def _surroundings(settings: Settings) -> tuple[list[Check], bool]:
+    """What is around the server, and whether one is at work."""
     state, in_use = _state(settings)
-    return [state, _disk(settings), _port(settings, in_use), _network()]
+    return [state, _disk(settings), _port(settings, in_use), _network()], in_use
 
 
 def _state(settings: Settings) -> tuple[Check, bool]:
     """Whether the state directory can be used, and whether a server has it now."""
+    name = "state directory"
     try:
-        StateDir.open(settings.state_dir).close()
+        in_use = StateDir.in_use(settings.state_dir)
     except StartError as error:
-        if error.in_use:
-            detail = "in use by a running server"
-            return Check(name="state directory", ok=True, detail=detail), True
-        return _failed("state directory", error), False
-    return Check(name="state directory", ok=True, detail=settings.state_dir), False
+        return _failed(name, error), False
+    if in_use:
+        detail = f"{settings.state_dir}, in use by a running server"
+    elif os.path.isdir(settings.state_dir):
+        detail = settings.state_dir
+    else:
+        detail = f"{settings.state_dir}, made when the server starts"
+    return Check(name=name, ok=True, detail=detail), in_use
 
 
 def _disk(settings: Settings) -> Check:
@@ -164,6 +171,19 @@ def _packages(runtimes: Runtimes) -> Check:
         required=False,
         detail=runtimes.no_packages or ", ".join(runtimes.packages) or "none",
         remedy="run the server on the Python of boxes, or set ERA_PYTHON_PACKAGES=none",
+    )
+
+
+def _helper(driver: NamespacesDriver) -> Check:
+    """Whether the dearest steps of a box are in C."""
+    return Check(
+        name="helper in C",
+        ok=driver.has_helper,
+        required=False,
+        detail="compiled"
+        if driver.has_helper
+        else "no C compiler that could make it: runs are slower",
+        remedy="install gcc (or clang) and the C library's headers, and start the server again",
     )
 
 
