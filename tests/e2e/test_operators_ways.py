@@ -71,12 +71,12 @@ def test_every_installer_goes_through_the_proxy_and_trusts_the_mirror(world: Wor
         "commands": [
             f"({LOOK}) > seen.txt 2>&1; npm view gamma version > version.txt",
             # Not as a package, for which all of Go's library would be compiled.
-            "cd /tmp && go mod init x && go get go.test/one@v1.2.0",
+            "mkdir m && cd m && go mod init x && go get go.test/one@v1.2.0",
         ],
     }
     client.call("POST", "/api/sessions", id="all", language="python", setup=setup)
     state = client.wait_for_setup("all")
-    assert state["setup_status"] == "completed", state
+    assert state["setup_status"] == "completed", json.dumps(state)
     assert state["setup_result"]["installed"]["pip"] == ["alpha==1.0", "built==1.0"]
     assert set(world.proxy.asked) == {f"{HOST}:{world.registry.port}"}
     assert world.proxy.refused == 0
