@@ -17,7 +17,7 @@ from tests.e2e.harness import WatchedServer, mounts, users_of
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-PAGES = ("README.md", "docs/quickstart.md", "docs/packages.md", "docs/vms.md")
+PAGES = ("README.md", "docs/quickstart.md", "docs/packages.md", "docs/vms.md", "docs/agents.md")
 BLOCK = re.compile(
     r"<!-- (?P<kind>example|output) -->\n```\w+\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL
 )

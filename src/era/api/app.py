@@ -14,7 +14,7 @@ from era.api import openapi
 from era.api.answers import error_answer, json_answer
 from era.api.door import Door, Origins
 from era.api.options import Options
-from era.api.routes import code, files, runs, service, sessions, vm_words, vms
+from era.api.routes import agents, code, files, runs, service, sessions, vm_words, vms
 from era.api.routing import Call, Operation, Resource
 from era.errors import NotFoundError
 
@@ -30,6 +30,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *vms.COMMANDS,
     *vm_words.OPERATIONS,
     *vms.OPERATIONS,
+    *agents.OPERATIONS,
 )
 """Everything the API can do; what runs most comes first, since paths are tried in order;
 the words of `vm_words` come before what takes any word for the id of a VM."""

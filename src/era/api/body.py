@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from starlette.types import Message, Receive, Scope
@@ -125,6 +125,28 @@ async def read_object(
         BusyError: `server_busy`, when all bodies together are too large.
         ClientGoneError: the connection broke before the end.
     """
+    async with _received(scope, receive, limit, buffer) as raw:
+        if len(raw) <= SMALL_BYTES:
+            return build(_object(raw))
+        async with buffer.turn:
+            return await asyncio.to_thread(lambda: build(_object(raw)))
+
+
+async def read_bytes(scope: Scope, receive: Receive, limit: int, buffer: Buffer) -> bytes:
+    """The whole body of a request, which is JSON of no more values than anybody needs.
+
+    Raises: as `read_object`, but for what the text is.
+    """
+    async with _received(scope, receive, limit, buffer) as raw:
+        check_values(raw)
+        return raw
+
+
+@asynccontextmanager
+async def _received(
+    scope: Scope, receive: Receive, limit: int, buffer: Buffer
+) -> AsyncIterator[bytes]:
+    """The body, which takes its share of `buffer` while the context lasts."""
     pieces: list[bytes] = []
     total = taken = 0
     try:
@@ -137,10 +159,7 @@ async def read_object(
                 pieces.append(piece)
         raw = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
-        if total <= SMALL_BYTES:
-            return build(_object(raw))
-        async with buffer.turn:
-            return await asyncio.to_thread(lambda: build(_object(raw)))
+        yield raw
     except TimeoutError:
         raise StalledError from None
     finally:

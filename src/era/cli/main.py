@@ -126,6 +126,22 @@ def execute(
 
 
 @app.command
+def mcp(*, url: str | None = None, api_key: str | None = None, common: Injected) -> int:
+    """Speak MCP on standard input and output: an agent's way to the tools of a server.
+
+    Parameters
+    ----------
+    url
+        Address of the server.
+    api_key
+        Key of the server.
+    """
+    from era.cli.mcp import run
+
+    return run(url, api_key, common)
+
+
+@app.command
 def version(*, common: Injected) -> int:
     """Print the version."""
     from era.cli.version import run
