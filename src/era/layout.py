@@ -21,6 +21,8 @@ CACHE: Final = "/opt/era/cache"
 """Shared caches of the runtimes (Go's compiled standard library), read-only lowers."""
 PROGRAM: Final = f"{RUNTIMES}/program"
 """A program that was compiled for the run, read-only."""
+REQUEST_BODY: Final = f"{RUNTIMES}/request"
+"""The body of the HTTP request that stored code answers, read-only."""
 ENTRY_PREFIX: Final = ".era"
 """Names of the service's own files at the workspace root begin with this."""
 UID: Final = 1000

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from typing import Final
 
 SAME: Final = "the same test"
-PROXY: Final = "/proxy/"
-"""A route of the service: once it exists, what waits for it has to be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -478,7 +476,20 @@ CASES: Final[Mapping[int, Case]] = {
         mirror=_here("network", "boxes_reach_no_other_box") + _UNFILTERED,
         waits="a bound on bandwidth",
     ),
-    75: Case(what="addresses under which servers in boxes are reached", waits=PROXY),
+    75: Case(
+        what="addresses under which servers in boxes are reached",
+        by=_here(
+            "proxy",
+            """the_key_opens_and_stays_outside a_session_opens_no_other
+            no_port_is_one_outside_of_the_box no_word_of_a_request_leads_elsewhere
+            requests_are_framed_once nothing_is_said_for_the_whole_origin a_flood_is_held_back
+            a_body_is_held_back headers_without_end_are_not_read
+            a_socket_that_stays_ends_with_its_run
+            what_stored_code_says_is_no_word_of_the_server""",
+        )
+        + _in("sandbox/test_dial", "the_ways_out_are_no_ways_in each_box_has_its_own_ports"),
+        mirror=(SAME,),
+    ),
     76: Case(
         what="secrets that only the way out knows",
         by=_in(

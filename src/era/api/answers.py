@@ -29,6 +29,10 @@ _NO_HINT: Final = frozenset({"invalid_json"})
 """Codes whose hint depends on the request."""
 
 
+class CutError(Exception):
+    """An answer that has begun has no end: the connection is to be cut, so that its client knows."""
+
+
 def json_answer(
     value: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:

@@ -125,7 +125,7 @@ async def read_object(
         BusyError: `server_busy`, when all bodies together are too large.
         ClientGoneError: the connection broke before the end.
     """
-    async with _received(scope, receive, limit, buffer) as raw:
+    async with whole(scope, receive, limit, buffer) as raw:
         if len(raw) <= SMALL_BYTES:
             return build(_object(raw))
         async with buffer.turn:
@@ -137,31 +137,34 @@ async def read_bytes(scope: Scope, receive: Receive, limit: int, buffer: Buffer)
 
     Raises: as `read_object`, but for what the text is.
     """
-    async with _received(scope, receive, limit, buffer) as raw:
+    async with whole(scope, receive, limit, buffer) as raw:
         check_values(raw)
         return raw
 
 
 @asynccontextmanager
-async def _received(
-    scope: Scope, receive: Receive, limit: int, buffer: Buffer
-) -> AsyncIterator[bytes]:
-    """The body, which takes its share of `buffer` while the context lasts."""
+async def whole(scope: Scope, receive: Receive, limit: int, buffer: Buffer) -> AsyncIterator[bytes]:
+    """The body; what it occupies is given back with the context.
+
+    Raises (on entry):
+        StalledError, TooLargeError, BusyError, ClientGoneError: as `read_object`.
+    """
     pieces: list[bytes] = []
     total = taken = 0
     try:
-        async with within(BODY_SECONDS):
-            async for piece in stream(scope, receive, limit, "body_too_large"):
-                total += len(piece)
-                if total > SMALL_BYTES:
-                    buffer.take(total - taken)
-                    taken = total
-                pieces.append(piece)
+        try:
+            async with within(BODY_SECONDS):
+                async for piece in stream(scope, receive, limit, "body_too_large"):
+                    total += len(piece)
+                    if total > SMALL_BYTES:
+                        buffer.take(total - taken)
+                        taken = total
+                    pieces.append(piece)
+        except TimeoutError:
+            raise StalledError from None
         raw = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         yield raw
-    except TimeoutError:
-        raise StalledError from None
     finally:
         buffer.taken -= taken
 

@@ -39,6 +39,10 @@ T = TypeVar("T")
 MAX_PAGE: Final = 1000
 REQUEST_ID: Final = "era.request_id"
 """Where the door leaves the request's id in the scope."""
+OWN_CORS: Final = "era.own_cors"
+"""Set in the scope of a request whose answer has CORS headers of its own, or none on purpose."""
+ANY: Final = "ANY"
+"""The method of an operation that takes all."""
 _UNRESERVED: Final = "-._~"
 
 _log = structlog.get_logger("era.http")
@@ -282,7 +286,7 @@ class Resource:
             await answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response | None:
-        handler = self._handlers.get(scope["method"])
+        handler = self._handlers.get(scope["method"]) or self._handlers.get(ANY)
         if handler is None:
             return self._refusal(EraError("method_not_allowed"), {"Allow": self._allow})
         try:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Final
 
 import httpx2
 
-from era.cli.main import Common
+from era.cli.common import Common, Remote
 from era.environment import api_key as default_key
 from era.environment import server_url
 
@@ -26,11 +26,11 @@ _CONNECT_SECONDS: Final = 10.0
 Message = dict[str, Any]
 
 
-def run(url: str | None, api_key: str | None, _common: Common) -> int:
+def run(server: Remote, _common: Common) -> int:
     """Carry messages until standard input ends; 0."""
-    key = api_key or default_key()
+    key = server.api_key or default_key()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    base = (url or server_url()).rstrip("/")
+    base = (server.url or server_url()).rstrip("/")
     asyncio.run(_carry(base, headers, sys.stdin.buffer, sys.stdout.buffer))
     return 0
 

@@ -180,6 +180,10 @@ class Egress(Protocol):
         do not block."""
 
 
+Connection = socket.socket
+"""A connected socket that does not block."""
+
+
 class Box(Protocol):
     """One box.  It is not safe for two tasks at once, except `cancel`."""
 
@@ -205,7 +209,7 @@ class Box(Protocol):
             UnavailableError: `isolation_unavailable`, when this policy cannot be enforced here.
         """
 
-    async def connect(self, port: int) -> socket.socket:
+    async def connect(self, port: int) -> Connection:
         """A connection to a server of the program in progress, on the box's own loopback.  It does not
         block; closing it is the caller's.
 

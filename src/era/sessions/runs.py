@@ -40,6 +40,7 @@ from era.sessions.queue import Queues
 from era.sessions.settings import SessionLimits
 from era.sessions.setups import Setups, refuse_unfinished
 from era.sessions.snapshots import Snapshot, Snapshots
+from era.waiting import within
 from era.workspace import stage
 
 _DIRECT_BYTES: Final = 1 << 16
@@ -139,7 +140,7 @@ class Runs:
         uid = record.uid if record is not None else None
         run = Active(new_run_id(self._parts.clock()), uid, Output(sink))
         self.registry.add(run)
-        run.epoch = epoch
+        run.epoch, run.answers = epoch, request.http is not None
         run.task = asyncio.create_task(self._guarded(run, record, request))
         run.task.add_done_callback(lambda task: self._over(run, task))
         return run
@@ -199,7 +200,7 @@ class Runs:
         came_ns = time.monotonic_ns()
         async with AsyncExitStack() as stack:
             record = await self._hold(stack, run, record)
-            record = await self._wait(stack, record, request)
+            record = await self._in_time(stack, record, request)
             queued_ns = time.monotonic_ns() - came_ns
             if record is not None:
                 refuse_stopped(record)
@@ -230,6 +231,16 @@ class Runs:
             return record
         run.epoch = epoch
         return await self._again(record)
+
+    async def _in_time(
+        self, stack: AsyncExitStack, record: SessionRecord | None, request: RunRequest
+    ) -> SessionRecord | None:
+        """`_wait`, unless that takes longer than the request may wait."""
+        try:
+            async with within(request.turn_seconds):
+                return await self._wait(stack, record, request)
+        except TimeoutError:
+            raise UnavailableError("session_busy", retry_after_seconds=5) from None
 
     async def _wait(
         self, stack: AsyncExitStack, record: SessionRecord | None, request: RunRequest
@@ -277,7 +288,7 @@ class Runs:
     async def _perform(self, run: Active, snapshot: Snapshot, box: Box, program: Program) -> Exit:
         """Run one program of the run in a box."""
         await self._place(box, snapshot)
-        run.begin(box)
+        run.enter(box)
         if run.cancel_asked:
             return CANCELLED
         return await box.run(program, run.output.feed)

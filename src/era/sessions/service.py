@@ -35,6 +35,8 @@ from era.models import (
     StoredCode,
 )
 from era.relpath import user_path
+from era.sandbox.base import Connection
+from era.sessions import inward
 from era.sessions.active import Active, Phase, Registry, TextSink
 from era.sessions.builds import Builds
 from era.sessions.files import Files, OpenFile
@@ -351,6 +353,19 @@ class Sessions:
             return None
         run.cancel()
         return run.run_id
+
+    # -- what comes in over HTTP --
+
+    async def reach(self, session_id: str, port: int) -> Connection | None:
+        """A connection to a server of the run in progress, which may take a moment to begin to
+        listen; None when there is none.  Raises NotFoundError."""
+        record = await self._records.get(session_id)
+        return await inward.reach(self._runs.registry, record, port, inward.PATIENCE_SECONDS)
+
+    async def serves(self, session_id: str) -> bool:
+        """Whether a run is in progress here, so that it could have servers.  Raises NotFoundError."""
+        record = await self._records.get(session_id)
+        return inward.in_progress(self._runs.registry, record) is not None
 
     # -- files --
 

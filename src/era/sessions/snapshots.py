@@ -17,7 +17,7 @@ from era.languages.table import Launch, check_available, command_launch, launch
 from era.models import JsonText, Network, RunRequest, SessionRecord, SetupStatus
 from era.relpath import DATA_FILE, RelPath
 from era.sandbox.base import BoxSpec, Limits, Overlay, Program
-from era.sessions import builds, goinputs
+from era.sessions import builds, goinputs, inward
 from era.sessions.graphs import Place, Wanted, wanted
 from era.sessions.layers import (
     NOTHING,
@@ -109,6 +109,7 @@ class Snapshots:
             TooLargeError: `data_too_large`, `code_too_large`.
         """
         self.timeout(request, record)
+        inward.check(request.http)
         if request.code is not None and len(request.code.encode()) > self._limits.code_bytes:
             raise TooLargeError("code_too_large", self._limits.code_bytes)
         if record is not None:
@@ -176,7 +177,8 @@ class Snapshots:
         )
         wanted = await self._wanted(record.language, code, place)
         started = self._launch(request, record.language, code, place, wanted)
-        service = service_variables(record, request.base_url)
+        service = service_variables(record, request.base_url) | inward.variables(request.http)
+        body = await inward.body_bind(request.http, self._parts.programs_dir, held)
         env, warnings = build(started.env, request.env, service, has_layer=layer is not NOTHING)
         data = merged if merged is not None else record.data
         injected = stage.data_text(data)
@@ -190,8 +192,16 @@ class Snapshots:
         return Snapshot(
             language=record.language,
             program=program,
-            spec=self._spec(
-                record.allow_internet, record.cpu_count, record.memory_mib, started, layer, lowers
+            spec=replace(
+                self._spec(
+                    record.allow_internet,
+                    record.cpu_count,
+                    record.memory_mib,
+                    started,
+                    layer,
+                    lowers,
+                ),
+                binds=body,
             ),
             files=started.files,
             own_names=frozenset(started.files),
