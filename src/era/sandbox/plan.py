@@ -104,11 +104,17 @@ class Plan:
 
 def encode(value: Plan | Start | Foundation) -> bytes:
     """The plan as bytes: JSON, ASCII only, so that any string passes unchanged."""
+    if isinstance(value, Start):  # one for each run: `asdict` would copy every variable
+        return _json({"argv": value.argv, "env": value.env, "cwd": value.cwd})
     return _encode_plan(value) if isinstance(value, Plan) else _encode(value)
 
 
-def _encode(value: Plan | Start | Foundation) -> bytes:
-    return json.dumps(asdict(value), separators=(",", ":")).encode("ascii")
+def _encode(value: Plan | Foundation) -> bytes:
+    return _json(asdict(value))
+
+
+def _json(members: dict[str, Any]) -> bytes:
+    return json.dumps(members, separators=(",", ":")).encode("ascii")
 
 
 _encode_plan = lru_cache(maxsize=64)(_encode)
