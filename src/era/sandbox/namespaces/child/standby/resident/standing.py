@@ -9,6 +9,7 @@ import shutil
 from typing import Any
 
 _CONTROL_FD = 3
+_let_go: Any = getattr(__import__("_ctypes"), "dlclose")  # noqa: B009 - not in every typeshed
 loop: list[Any] = []
 """The function, and what it is called with; empty without one."""
 filter_code: list[bytes] = []
@@ -28,7 +29,8 @@ def prepare_to_stand(path: str, code: bytes, root: str) -> None:
     try:
         with open(path, "rb") as source, open(fd, "wb", closefd=False) as target:
             shutil.copyfileobj(source, target)
-        stand = ctypes.PyDLL(f"/proc/self/fd/{fd}").era_stand
+        library = ctypes.PyDLL(f"/proc/self/fd/{fd}")
+        stand = library.era_stand
     except (OSError, AttributeError):  # of another machine, say, or a Python that hides its names
         return
     finally:
@@ -36,12 +38,13 @@ def prepare_to_stand(path: str, code: bytes, root: str) -> None:
     stand.restype = None
     at_gate = ctypes.c_longlong()
     pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    loop.extend((stand, pids, at_gate, ctypes.byref(at_gate)))
+    loop.extend((stand, pids, at_gate, ctypes.byref(at_gate), library._handle))
 
 
 def stand_in_c() -> tuple[int, int]:
     """Serve the launcher; in a program's process, locked up, the descriptors of its gate and of the
     memory file with the start."""
-    stand, pids, at_gate, reference = loop
+    stand, pids, at_gate, reference, handle = loop
     stand(_CONTROL_FD, pids, filter_code[0], len(filter_code[0]), reference)
+    _let_go(handle)  # a program has no such library
     return at_gate.value & 0xFFFFFFFF, at_gate.value >> 32
