@@ -82,6 +82,7 @@ for _kind in ("user", "mnt", "net", "pid"):
         LIBC.setns(os.open(f"/proc/self/ns/{kind}", os.O_RDONLY), 0)
     )
 ACTS |= {
+    "clone parent": lambda: call(56, 0x8000 | signal.SIGCHLD, 0, 0, 0, 0),
     "clone3": lambda: call(435, struct.pack("=8Q", *[0] * 4, signal.SIGCHLD, *[0] * 3), 64),
     # -- mounts and roots
     "mount tmpfs": lambda: mount(b"x", b"/tmp", b"tmpfs"),
@@ -242,6 +243,14 @@ for _name, _triple in {
 def _terminal_input():
     for number in (0x5412, 0x541C, 0x5423):  # TIOCSTI, TIOCLINUX, TIOCSETD
         fcntl.ioctl(1, number, b"x" * 8)
+
+
+@act("filter on a socket")
+def _filter_on_a_socket():
+    code = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0xFFFF))
+    program = struct.pack("=HxxxxxxQ", 1, ctypes.addressof(code))
+    with socket.socket(socket.AF_UNIX, DATAGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, 26, program)  # SO_ATTACH_FILTER
 
 
 @act("add an address")

@@ -77,6 +77,13 @@ ARGUMENTS: Sequence[tuple[str, tuple[int, ...], str]] = (
     ("socket", (40, 1, 0), "EAFNOSUPPORT"),  # AF_VSOCK
     ("socket", (44, 3, 0), "EAFNOSUPPORT"),  # AF_XDP
     ("socket", (30, 1, 0), "EAFNOSUPPORT"),  # AF_TIPC
+    ("setsockopt", (3, 1, 2), "allowed"),  # SO_REUSEADDR
+    ("setsockopt", (3, 6, 26), "allowed"),  # of TCP
+    ("setsockopt", (3, 1, 26), "EPERM"),  # SO_ATTACH_FILTER
+    ("setsockopt", (3, 0x100000001, 0x10000001A), "EPERM"),
+    ("setsockopt", (3, 1, 50), "EPERM"),  # SO_ATTACH_BPF
+    ("setsockopt", (3, 1, 51), "EPERM"),  # SO_ATTACH_REUSEPORT_CBPF
+    ("setsockopt", (3, 1, 52), "EPERM"),  # SO_ATTACH_REUSEPORT_EBPF
     ("socketpair", (1, 1, 0), "allowed"),
     ("socketpair", (2, 1, 0), "EAFNOSUPPORT"),
     ("socketpair", (30, 1, 0), "EAFNOSUPPORT"),
@@ -90,6 +97,7 @@ ARGUMENTS: Sequence[tuple[str, tuple[int, ...], str]] = (
     ("clone", (0x04000011,), "EPERM"),  # CLONE_NEWUTS
     ("clone", (0x02000011,), "EPERM"),  # CLONE_NEWCGROUP
     ("clone", (0x00000091,), "EPERM"),  # CLONE_NEWTIME
+    ("clone", (0x00008011,), "EPERM"),  # CLONE_PARENT
     ("personality", (0xFFFFFFFF,), "allowed"),
     ("personality", (0x0040000,), "allowed"),  # ADDR_NO_RANDOMIZE
     ("personality", (0x0400000,), "EPERM"),  # READ_IMPLIES_EXEC

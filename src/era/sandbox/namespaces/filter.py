@@ -49,6 +49,9 @@ NOTHING: Final = _RET_ERRNO
 
 CLONE_NAMESPACES: Final = 0x7E020080
 """Every CLONE_NEW* flag: cgroup, uts, ipc, user, pid, net, mount, time."""
+CLONE_PARENT: Final = 0x8000
+"""A sister in place of a child.  One of a program's first process is a child of who forked that, outside
+of the box and waiting for no other; a pid namespace does not end before the last of it is reaped."""
 
 REFUSED: Final = frozenset(
     """
@@ -90,7 +93,7 @@ ALLOWED: Final = frozenset(
     sched_yield seccomp select
     semctl semget semop semtimedop sendfile sendmmsg sendmsg sendto set_mempolicy set_robust_list
     set_tid_address setfsgid setfsuid setgid setgroups setitimer setpgid setregid
-    setresgid setresuid setreuid setsid setsockopt setuid setxattr shmat shmctl shmdt shutdown
+    setresgid setresuid setreuid setsid setuid setxattr shmat shmctl shmdt shutdown
     sigaltstack signalfd signalfd4 splice stat statfs statx symlink symlinkat sync_file_range
     sysinfo tee tgkill time timer_create timer_delete timer_getoverrun timer_gettime timer_settime
     timerfd_create timerfd_gettime timerfd_settime times tkill truncate umask uname unlink unlinkat
@@ -135,6 +138,8 @@ _PR_SET_PTRACER: Final = 0x59616D61
 _PROTOCOLS: Final = (0, 1, 6, 17, 58)  # default, ICMP, TCP, UDP, ICMPv6
 _NETLINK_ROUTE: Final = 0
 _RLIMIT_CORE: Final = 4
+_SOL_SOCKET: Final = 1
+_SO_ATTACH: Final = (26, 50, 51, 52)  # SO_ATTACH_FILTER, _BPF, _REUSEPORT_CBPF, _REUSEPORT_EBPF
 _MAP_HUGETLB: Final = 0x40000
 _MFD_HUGETLB: Final = 0x4
 _SHM_HUGETLB: Final = 0x800
@@ -152,7 +157,10 @@ def _flag(argument: int, flag: int) -> tuple[When, ...]:
 
 
 CHECKED: Final[Mapping[str, tuple[Check, ...]]] = {
-    "clone": (Check(EPERM, (When(0, (0,), among=False, mask=CLONE_NAMESPACES),)), _OTHERWISE),
+    "clone": (
+        Check(EPERM, (When(0, (0,), among=False, mask=CLONE_NAMESPACES | CLONE_PARENT),)),
+        _OTHERWISE,
+    ),
     # Netlink only for routes and addresses (what getifaddrs and Go's net package read); SCTP, MPTCP
     # and other protocols would only add kernel code, loaded on demand, to what a box can reach.
     "socket": (
@@ -161,6 +169,9 @@ CHECKED: Final[Mapping[str, tuple[Check, ...]]] = {
         Check(ALLOW, (When(0, (_AF_NETLINK,)), When(2, (_NETLINK_ROUTE,)))),
         Check(EAFNOSUPPORT),
     ),
+    # Compiled filters are counted for the whole host (net.core.bpf_jit_limit): where one box had all the
+    # room, no other could have its seccomp filter, and none would start.
+    "setsockopt": (Check(EPERM, (When(1, (_SOL_SOCKET,)), When(2, _SO_ATTACH))), _OTHERWISE),
     "socketpair": (Check(ALLOW, (When(0, (1,)),)), Check(EAFNOSUPPORT)),
     "personality": (Check(ALLOW, (When(0, _PERSONALITIES),)), Check(EPERM)),
     "ioctl": (Check(EPERM, (When(1, (_TIOCSTI, _TIOCLINUX, _TIOCSETD)),)), _OTHERWISE),
