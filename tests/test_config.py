@@ -102,6 +102,11 @@ def test_forms_of_values(
         ("ERA_DEFAULT_TIMEOUT", "4000", "ERA_DEFAULT_TIMEOUT (4000) must be at most ERA_MAX_TIM"),
         ("ERA_TRUST_PROXY", "maybe", "ERA_TRUST_PROXY must be 0 or 1, not 'maybe'"),
         ("ERA_ISOLATION", "docker", "ERA_ISOLATION must be auto, microvm, gvisor, namespaces or"),
+        ("ERA_PUBLIC_URL", "foo", "ERA_PUBLIC_URL must be an address such as https://era.example"),
+        ("ERA_PUBLIC_URL", "ftp://a", "ERA_PUBLIC_URL must be an address"),
+        ("ERA_PUBLIC_URL", "https://", "ERA_PUBLIC_URL must be an address"),
+        ("ERA_PUBLIC_URL", "https://a:port", "ERA_PUBLIC_URL must be an address"),
+        ("ERA_PUBLIC_URL", "https://a/?q", "ERA_PUBLIC_URL must be an address"),
         ("AGENT_LOG_LEVEL", "loud", "AGENT_LOG_LEVEL must be debug, info, warn or error"),
     ],
 )
@@ -113,6 +118,14 @@ def test_a_bad_value_names_its_variable(
         load()
     assert "\n" not in caught.value.text
     assert variable in caught.value.hint
+
+
+@pytest.mark.parametrize("address", ["", "https://era.example", "http://[::1]:8787/below"])
+def test_an_address_under_which_the_server_is_reached(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ERA_PUBLIC_URL", f" {address}/ " if address else "")
+    assert load().public_url == address
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -75,6 +76,26 @@ def _items(value: Any) -> Any:
     return value
 
 
+def _address(value: Any) -> Any:
+    """An address as clients write it: scheme and host, perhaps a path, without a slash at the end."""
+    if not isinstance(value, str) or not value.strip():
+        return value
+    value = value.strip().rstrip("/")
+    try:
+        parts = urlsplit(value)
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine or parts.query or parts.fragment or parts.username or not value.isprintable():
+        raise ValueError("no address")
+    return value
+
+
+Address = Annotated[
+    str,
+    BeforeValidator(_address),
+    Must("an address such as https://era.example, or empty"),
+]
 Size = Annotated[int, BeforeValidator(_size), Field(ge=0), Must("a size such as 512 MiB")]
 Age = Annotated[float, BeforeValidator(_age), Field(ge=0), Must("a time such as 90, 30m or 7d")]
 Count = Annotated[int, Field(ge=0), Must("a whole number, 0 or more")]
@@ -160,7 +181,9 @@ class Settings(BaseSettings):
     cors_origins: Items = _var(
         "ERA_CORS_ORIGINS", ("*",), "Origins that browsers may call from; `*` is any."
     )
-    public_url: str = _var("ERA_PUBLIC_URL", "", "Address under which clients reach the server.")
+    public_url: Address = _var(
+        "ERA_PUBLIC_URL", "", "Address under which clients reach the server."
+    )
     trust_proxy: Flag = _var("ERA_TRUST_PROXY", False, "Believe `X-Forwarded-*` headers.")
     shutdown_grace: Seconds = _var(
         "ERA_SHUTDOWN_GRACE", 5.0, "Seconds that runs get to finish when the server stops."

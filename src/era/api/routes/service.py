@@ -52,7 +52,12 @@ async def health(call: Call) -> Response:
 
 OPERATIONS: Final = (
     Operation(
-        method="GET", path="/", handler=index, summary="Name and version", answer=schema.Index
+        method="GET",
+        path="/",
+        handler=index,
+        summary="Name and version",
+        answer=schema.Index,
+        open=True,
     ),
     Operation(
         method="GET",
@@ -61,5 +66,6 @@ OPERATIONS: Final = (
         summary="Whether the server can serve runs",
         answer=schema.Health,
         errors=("isolation_unavailable",),
+        open=True,
     ),
 )
