@@ -9,6 +9,7 @@ import hashlib
 import http.server
 import io
 import json
+import ssl
 import tarfile
 import threading
 import zipfile
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 _BUILT = "require('fs').writeFileSync('built.txt', 'by a script')"
 _BUILD_SYSTEM = """
 [build-system]
-requires = []
+requires = {requires}
 build-backend = "backend"
 backend-path = ["."]
 """
@@ -45,6 +46,7 @@ class Registry:
 
     host: str
     port: int = 0
+    scheme: str = "http"
     files: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -54,7 +56,7 @@ class Registry:
     @property
     def url(self) -> str:
         """Where boxes reach it; indexes are at `/pip/simple`, `/npm/` and `/go` below."""
-        return f"http://{self.host}:{self.port}"
+        return f"{self.scheme}://{self.host}:{self.port}"
 
     def add_python(self, name: str, version: str, *, script: str | None = None) -> None:
         """A wheel of one module; `script` is the name of a console script that prints its version."""
@@ -76,13 +78,15 @@ class Registry:
         links += f'<a href="/pip/files/{file}#sha256={digest}">{file}</a>\n'
         self.files[f"/pip/simple/{name}/"] = links.encode()
 
-    def add_source(self, name: str, version: str, act: str) -> None:
+    def add_source(
+        self, name: str, version: str, act: str, *, requires: tuple[str, ...] = ()
+    ) -> None:
         """A source distribution of one module, which builds itself; `act` is what its build does
-        besides."""
+        besides, `requires` what it says that this needs."""
         top = f"{name}-{version}"
         members = {
             f"{top}/PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-            f"{top}/pyproject.toml": _BUILD_SYSTEM,
+            f"{top}/pyproject.toml": _BUILD_SYSTEM.format(requires=json.dumps(requires)),
             f"{top}/backend.py": _BACKEND.format(
                 act=act,
                 name=name,
@@ -107,7 +111,7 @@ class Registry:
         path = f"/npm/{name}/-/{name}-{version}.tgz"
         self.files[path] = data
         dist = {
-            "tarball": f"http://{self.host}:{self.port}{path}",
+            "tarball": f"{self.url}{path}",
             "shasum": hashlib.sha1(data).hexdigest(),  # what the protocol asks for
         }
         known = json.loads(self.files.get(f"/npm/{name}", b'{"versions":{}}'))
@@ -165,9 +169,14 @@ def _tar(members: dict[str, str]) -> bytes:
 
 
 @contextmanager
-def serving(host: str = "registry.test", address: str = "127.0.0.1") -> Iterator[Registry]:
-    """A registry without packages, answering at a loopback address while the context lasts."""
-    registry = Registry(host)
+def serving(
+    host: str = "registry.test",
+    address: str = "127.0.0.1",
+    context: ssl.SSLContext | None = None,
+) -> Iterator[Registry]:
+    """A registry without packages, answering at a loopback address while the context lasts; with
+    `context` over TLS."""
+    registry = Registry(host, scheme="https" if context else "http")
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -198,6 +207,10 @@ def serving(host: str = "registry.test", address: str = "127.0.0.1") -> Iterator
 
     with http.server.ThreadingHTTPServer((address, 0), Handler) as server:
         registry.port = server.server_address[1]
+        if context is not None:
+            server.socket = context.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:

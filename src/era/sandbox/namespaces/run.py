@@ -20,9 +20,10 @@ from era.sandbox.base import Egress, Exit, OutputSink, Program
 from era.sandbox.namespaces.cgroups.base import Group, Reading
 from era.sandbox.namespaces.child import wire
 from era.sandbox.namespaces.memfile import MemoryFile, sealed
+from era.sandbox.namespaces.refusals import refused
 from era.sandbox.namespaces.spawn import Launcher, LauncherLost
 from era.sandbox.output import Pump
-from era.sandbox.plan import Plan, Start, encode
+from era.sandbox.plan import Plan, Start, encode, tail
 
 _DRAIN_SECONDS: Final = 5.0
 """All writers are dead when this starts to count; a pipe's rest takes microseconds."""
@@ -98,6 +99,7 @@ class Run:
         self._network = network
         self._program: Program | None = None
         self._missing = {"ready"}
+        self._reads_no_json = False
         self._channels: list[Channel] = []
         self._read_ends: list[int] = []
         self._pumps: list[Pump] = []
@@ -140,6 +142,7 @@ class Run:
         mine: list[int] = []
         if plan.ahead is not None:
             self._missing.add("ahead")
+        self._reads_no_json = not interpreter and plan.ahead is None
         try:
             mine.append(sealed("era-plan", encode(plan)))
             stdin = self._stdin.reader if stdin_fd is None else stdin_fd
@@ -196,7 +199,7 @@ class Run:
         if program.stdout_fd is not None:
             self._pumps.insert(0, _finished_pump())
         self._stdin.fill(program.stdin)
-        self._start.fill(encode(start))
+        self._start.fill(encode(start) + (tail(start) if self._reads_no_json else b""))
         self._channels[1].say(_GO)
 
     def _pump(self, name: str, fd: int, program: Program, sink: OutputSink | None) -> Pump:
@@ -360,10 +363,16 @@ class Run:
         await self._remove_group()
 
     async def _remove_group(self) -> None:
-        """rmdir is refused for an instant after the last process of a group has died; what a loaded
-        kernel does not let go of is swept when the service ends."""
+        """The program's process counts until its parent has reaped it, and rmdir is refused for an
+        instant after that; what a loaded kernel does not let go of is swept when the service ends."""
         for _attempt in range(_REMOVE_ATTEMPTS):
-            if self.group.remove():
+            if self.group.empty():
+                break
+            await asyncio.sleep(_REMOVE_PAUSE_SECONDS)
+        if self.group.recycle():
+            return
+        for _attempt in range(_REMOVE_ATTEMPTS):
+            if await asyncio.to_thread(self.group.discard):
                 return
             await asyncio.sleep(_REMOVE_PAUSE_SECONDS)
 
@@ -371,16 +380,15 @@ class Run:
         """The outcome, once the box is dead.
 
         Raises:
-            InternalError: `execution_failed`, when the box broke.
+            EraError: `execution_failed`, when the box broke; `server_busy` or `storage_full`, when there
+                was not enough of something to make it.
         """
         await asyncio.wait([pump.finished for pump in self._pumps], timeout=_DRAIN_SECONDS)
         reading = self.group.read()
         oom = self._oom.done() or reading.oom_kills > 0
         # At the limit the kernel may choose process 1, or the whole group (memory.oom.group).
         if self._failure is not None and not oom:
-            step, number = self._failure
-            reason = os.strerror(number) if number else "ended unexpectedly"
-            raise InternalError("execution_failed", details=f"{step}: {reason}")
+            raise refused(*self._failure)
         if self._status is None and not (oom or self._timed_out or self._cancelled):
             raise InternalError("execution_failed", details="the box ended unexpectedly")
         started = self._started.result() if self._started.done() else time.monotonic_ns()
