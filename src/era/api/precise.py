@@ -59,7 +59,7 @@ def in_bodies(bounds: Bounds) -> dict[str, Json]:
         "mem": memory,
         "network_mode": {"enum": _NETWORKS},
         "network": {"enum": _NETWORKS},
-        "image": {"enum": [""]},
+        "image": {"maxLength": 0},
     }
 
 
