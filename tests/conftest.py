@@ -11,6 +11,7 @@ import pytest
 from era.sandbox.namespaces.cgroups.detect import find_v1, find_v2
 from tests.servers.objects import Objects, objects
 from tests.servers.postgres import Postgres, postgres
+from tests.servers.worker import Worker, worker
 
 
 def pytest_report_header() -> str:
@@ -30,6 +31,13 @@ def anyio_backend() -> str:
 def postgres_server() -> Iterator[Postgres]:
     """A running PostgreSQL, one for each process that runs tests."""
     with postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def worker_server() -> Iterator[Worker]:
+    """A Worker in workerd with Durable Objects and R2, one for each process that runs tests."""
+    with worker() as server:
         yield server
 
 

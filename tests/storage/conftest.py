@@ -22,10 +22,12 @@ from era.storage.blobs.local import LocalBlobs  # noqa: E402
 from era.storage.blobs.objects import ObjectBlobs  # noqa: E402
 from era.storage.records.postgres import PostgresRecords  # noqa: E402
 from era.storage.records.sqlite import SqliteRecords  # noqa: E402
+from era.storage.worker.records import WorkerRecords  # noqa: E402
 from tests.fakes.blobs import MemoryBlobs  # noqa: E402
 from tests.fakes.records import MemoryRecords  # noqa: E402
 from tests.servers.objects import Objects  # noqa: E402
 from tests.servers.postgres import Postgres  # noqa: E402
+from tests.servers.worker import Worker  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +71,14 @@ def postgres_url(postgres_server: Postgres, empty_postgres: str) -> Iterator[str
     postgres_server.drop(name)
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(
+    params=[
+        "memory",
+        "sqlite",
+        "postgres",
+        pytest.param("worker", marks=pytest.mark.xdist_group("worker")),
+    ]
+)
 async def records(request: pytest.FixtureRequest) -> AsyncIterator[Records]:
     """An empty keeper of records."""
     keeper: Records
@@ -77,6 +86,11 @@ async def records(request: pytest.FixtureRequest) -> AsyncIterator[Records]:
         keeper = MemoryRecords()
     elif request.param == "sqlite":
         keeper = SqliteRecords(request.getfixturevalue("database"))
+    elif request.param == "worker":
+        worker: Worker = request.getfixturevalue("worker_server")
+        worker.empty()
+        path = str(request.getfixturevalue("tmp_path") / "copy.db")
+        keeper = await asyncio.to_thread(WorkerRecords, path, worker.client())
     else:
         keeper = PostgresRecords(request.getfixturevalue("postgres_url"))
     yield keeper
