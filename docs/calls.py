@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from era.api import openapi
+from era.api.routing import ANY
+
 Schema = dict[str, Any]
 
 URL: Final = "http://127.0.0.1:8787"
@@ -36,9 +39,8 @@ def text(document: Schema) -> str:
     """Every operation under its heading, with a command that calls it."""
     schemas = document["components"]["schemas"]
     parts = [
-        _call(method.upper(), path, operation, schemas)
-        for path, methods in document["paths"].items()
-        for method, operation in methods.items()
+        _call(method, path, operation, schemas)
+        for method, path, operation in openapi.listed(document)
     ]
     return "\n\n".join(parts)
 
@@ -57,7 +59,9 @@ def _call(method: str, path: str, operation: Schema, schemas: Schema) -> str:
 def _command(method: str, path: str, operation: Schema, schemas: Schema) -> str:
     content = operation.get("requestBody", {}).get("content", {})
     how = ""
-    if "*/*" in content:
+    if method == ANY:
+        method = "GET"
+    elif "*/*" in content:
         how = " --data-binary @notes.txt"
     elif content:
         name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]

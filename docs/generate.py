@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from cyclopts import App
 from rich.console import Console
 
 from docs import calls
@@ -111,11 +112,7 @@ def operations() -> str:
     """Every operation, then the shapes of bodies and answers."""
     document = openapi.document(OPERATIONS, version=__version__, authenticated=False)
     schemas = document["components"]["schemas"]
-    found = [
-        (method.upper(), path, operation)
-        for path, methods in document["paths"].items()
-        for method, operation in methods.items()
-    ]
+    found = list(openapi.listed(document))
     common = set.intersection(*(set(codes_of(operation)) for _, _, operation in found))
     listed = ", ".join(f"`{code}`" for code in sorted(common, key=lambda name: CODES[name].status))
     parts = [f"Any of them may also answer {listed}."]
@@ -169,7 +166,7 @@ def bytes_text(media_type: str) -> str:
 
 def heading(method: str, path: str) -> str:
     """An operation as the contract writes it."""
-    return f"{method} {path.replace('{session_id}', '{id}')}"
+    return f"{method} {path.replace('{session_id}', '{id}').replace('{vm_id}', '{id}')}"
 
 
 def reference(schema: Schema) -> str:
@@ -231,16 +228,24 @@ def without_null(schema: Schema) -> Schema:
 
 
 def command_names() -> list[str]:
-    """The commands; an alias is not one of its own."""
-    by_command = {id(command): name for name, command in reversed(app.resolved_commands().items())}
-    return [name for name in reversed(by_command.values()) if not name.startswith("-")]
+    """The commands, those of a group after it; an alias is not one of its own."""
+    return list(names_below(app, ""))
+
+
+def names_below(group: App, prefix: str) -> Iterator[str]:
+    """The commands of a group, in full."""
+    by_command = {id(each): name for name, each in reversed(group.resolved_commands().items())}
+    for name in reversed(by_command.values()):
+        if not name.startswith("-"):
+            yield f"{prefix}{name}"
+            yield from names_below(group[name], f"{prefix}{name} ")
 
 
 def commands() -> str:
     """Every command with its own help."""
     parts = [f"```text\n{help_text([])}\n```"]
     for name in command_names():
-        parts.append(f"### `era {name}`\n\n```text\n{help_text([name])}\n```")
+        parts.append(f"### `era {name}`\n\n```text\n{help_text(name.split())}\n```")
     return "\n\n".join(parts)
 
 

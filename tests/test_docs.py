@@ -65,7 +65,11 @@ def test_every_route_is_documented() -> None:
 
 
 def readable(path: str) -> str:
-    return re.sub(r"{(\w+):\w+}", r"{\1}", path).replace("{session_id}", "{id}")
+    return (
+        re.sub(r"{(\w+):\w+}", r"{\1}", path)
+        .replace("{session_id}", "{id}")
+        .replace("{vm_id}", "{id}")
+    )
 
 
 def test_every_command_is_documented(generator: dict[str, Any]) -> None:

@@ -8,22 +8,27 @@ from typing import Any, Final
 
 __version__: Final = "0.1.0"
 
+_SDK: Final = frozenset(
+    (
+        "AnswerError AsyncEra AsyncFiles AsyncSession AsyncVm BusyError ClientError ConflictError "
+        "Era EraError Event FileInfo Files Health Host InputError InternalError NotFoundError "
+        "ProgramFailedError Result Session SessionInfo Setup SetupFailedError SetupInfo "
+        "SetupProgress SkippedFile StoredCode TooLargeError UnavailableError UnreachableError "
+        "Upload Usage Vm VmInfo"
+    ).split()
+)
+"""`era.client.__all__`.  Any other name, such as that of a module, must not load the SDK."""
+
 
 def __getattr__(name: str) -> Any:
     """A name of the SDK."""
-    if name.startswith("_"):
+    if name not in _SDK:
         raise AttributeError(f"module 'era' has no attribute {name!r}")
     import importlib
 
-    # "from era import x" asks for a submodule of that name next, once this has refused.
-    sdk = importlib.import_module("era.client")
-    if name not in sdk.__all__:
-        raise AttributeError(f"module 'era' has no attribute {name!r}")
-    return getattr(sdk, name)
+    return getattr(importlib.import_module("era.client"), name)
 
 
 def __dir__() -> list[str]:
     """The names of the SDK among the others."""
-    import importlib
-
-    return sorted({*globals(), *importlib.import_module("era.client").__all__})
+    return sorted({*globals(), *_SDK})

@@ -223,6 +223,9 @@ class Settings(BaseSettings):
         "ERA_MAX_SESSION_FILES", 100_000, "Files of a session; 0: no bound."
     )
 
+    # -- managed VMs --
+    max_vms: Positive = _var("ERA_MAX_VMS", 256, "Managed VMs there may be at once.")
+
     # -- runs --
     default_timeout: Amount = _var("ERA_DEFAULT_TIMEOUT", 30.0, "Seconds a run may take.")
     max_timeout: Amount = _var("ERA_MAX_TIMEOUT", 3600.0, "Seconds a request may ask for.")

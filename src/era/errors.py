@@ -261,6 +261,11 @@ def session_not_found() -> NotFoundError:
     return NotFoundError("session_not_found")
 
 
+def vm_not_found() -> NotFoundError:
+    """The 404 of an unknown VM."""
+    return NotFoundError("vm_not_found")
+
+
 def file_not_found() -> NotFoundError:
     """The 404 of an unknown session file."""
     return NotFoundError("file_not_found")

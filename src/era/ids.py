@@ -12,6 +12,7 @@ from era.errors import InputError
 
 SESSION_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 MAX_SESSION_ID: Final = 128
+VM_ID: Final = re.compile(r"[a-z]+-[0-9]{1,20}")
 VM_KEYS: Final = ("vm:", "vm;")
 """Every `vm_key` is at or after the first and before the second, in byte order."""
 _VM_KEY: Final = VM_KEYS[0]
@@ -67,6 +68,11 @@ def new_vm_id(language: str) -> str:
     global _last_vm_ns
     _last_vm_ns = max(time.time_ns(), _last_vm_ns + 1)
     return f"{language}-{_last_vm_ns}"
+
+
+def is_vm_id(text: str) -> bool:
+    """Whether `text` can be the id of a managed VM at all."""
+    return VM_ID.fullmatch(text) is not None
 
 
 def vm_key(vm_id: str) -> str:

@@ -256,6 +256,11 @@ class NewVm:
     persist: bool = False
     image: str = ""
 
+    @property
+    def reaches_internet(self) -> bool:
+        """Whether its boxes may reach public addresses."""
+        return VM_NETWORKS[self.network_mode] is Network.INTERNET
+
 
 class Unset:
     """The type of `UNSET`: a member the client did not name, where None means something else."""
@@ -290,6 +295,18 @@ class NewCopy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HttpRequest:
+    """A request that stored code is to answer.  `path` begins with `/` and is percent-encoded as it
+    came; `query` begins with `?` or is empty; names of headers are lower-case."""
+
+    method: str
+    path: str = "/"
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
     """A checked request to run code, in a session or without one.
 
@@ -314,6 +331,10 @@ class RunRequest:
     memory_mib: int | None = None
     base_url: str = ""
     """`<base>` of this request, for ERA_BASE_URL and ERA_PROXY_URL."""
+    http: HttpRequest | None = None
+    """The request that the run answers; its code is the stored one."""
+    turn_seconds: float | None = None
+    """How long it may wait until it begins; None: as long as it takes."""
     warnings: tuple[str, ...] = ()
     """Ignored fields, carried into the result."""
 

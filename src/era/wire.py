@@ -11,7 +11,8 @@ from typing import Any, Final
 import msgspec
 
 from era import jsontext
-from era.durations import go_duration, rounded_ms, timestamp
+from era.durations import go_duration, rfc3339_seconds, rounded_ms, timestamp
+from era.ids import vm_id_of
 from era.models import (
     FileEntry,
     FileKind,
@@ -23,6 +24,7 @@ from era.models import (
     SetupProgress,
     SetupState,
     StoredCode,
+    VmState,
 )
 
 Json = dict[str, Any]
@@ -175,6 +177,53 @@ def run_object(result: RunResult, *, session: bool) -> Json:
     return out
 
 
+def vm_object(record: SessionRecord) -> Json:
+    """The record of a managed VM."""
+    out = vm_info(record)
+    out["status"] = "stopped" if _vm(record).stopped else "running"
+    out["rootfs_image"] = _vm(record).image
+    return out
+
+
+def vm_info(record: SessionRecord) -> Json:
+    """The record of a managed VM as the second family of paths shows it."""
+    vm = _vm(record)
+    return {
+        "id": vm_id_of(record.id),
+        "language": record.language,
+        "status": "stopped" if vm.stopped else "ready",
+        "cpu_count": record.cpu_count,
+        "memory_mib": record.memory_mib,
+        "network_mode": vm.network_mode,
+        "persist": vm.persist,
+        "created_at": rfc3339_seconds(record.created_at_ms),
+        "last_run_at": rfc3339_seconds(record.last_run_at_ms),
+    }
+
+
+def _vm(record: SessionRecord) -> VmState:
+    assert record.vm is not None
+    return record.vm
+
+
+def vm_run_object(result: RunResult) -> Json:
+    """The result of a command in a VM; what of its files could not be kept, if anything."""
+    out = _outcome(result)
+    del out["session_id"]
+    _unkept(out, result)
+    if result.warnings:
+        out["warnings"] = list(result.warnings)
+    return out
+
+
+def _unkept(out: Json, result: RunResult) -> None:
+    if result.files_skipped:
+        skipped = result.files_skipped[:MAX_FILES_SKIPPED]
+        out["files_skipped"] = [{"path": str(s.path), "reason": s.reason} for s in skipped]
+    if result.files_error is not None:
+        out["files_error"] = result.files_error
+
+
 def _outcome(result: RunResult) -> Json:
     out: Json = {
         "exit_code": result.exit_code,
@@ -211,11 +260,7 @@ def _commit(result: RunResult) -> Json:
     # msgspec takes no subclass of str such as RelPath.
     out["files_modified"] = [str(path) for path in result.files_modified[:MAX_FILES_LISTED]]
     out["files_deleted"] = [str(path) for path in result.files_deleted[:MAX_FILES_LISTED]]
-    if result.files_skipped:
-        skipped = result.files_skipped[:MAX_FILES_SKIPPED]
-        out["files_skipped"] = [{"path": str(s.path), "reason": s.reason} for s in skipped]
-    if result.files_error is not None:
-        out["files_error"] = result.files_error
+    _unkept(out, result)
     if result.setup_status is not None:
         out["setup_status"] = result.setup_status.value
     return out

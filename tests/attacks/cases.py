@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from typing import Final
 
 SAME: Final = "the same test"
-PROXY: Final = "/proxy/"
-"""A route of the service: once it exists, what waits for it has to be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +44,9 @@ _UNFILTERED = _in(
 )
 _LOOK = _here("kernel", "what_a_program_finds what_a_shell_command_finds")
 _OUTSIDE = _in("sandbox/test_inside", "outside_it_does_not_hold without_the_masks_the_host_shows")
-_LINKS = _here("files", "no_link_leads_the_server_out")
+_LINKS = _here("files", "no_link_leads_the_server_out") + _here(
+    "vms", "no_link_of_a_vm_leads_the_server_out"
+)
 _SPOKEN = "the broker serves the boxes of both paths alike; names and servers are made up for it"
 
 CASES: Final[Mapping[int, Case]] = {
@@ -58,7 +58,8 @@ CASES: Final[Mapping[int, Case]] = {
     2: Case(
         what="who detaches and ignores signals",
         by=_here("processes", "who_detached_dies_with_the_run")
-        + _here("output", "time_that_is_up_is_told_within_a_bound"),
+        + _here("output", "time_that_is_up_is_told_within_a_bound")
+        + _here("vms", "nothing_but_files_lasts"),
         mirror=_here("processes", "outside_who_detached_goes_on"),
     ),
     3: Case(
@@ -141,7 +142,8 @@ CASES: Final[Mapping[int, Case]] = {
         by=_here(
             "memory_disk",
             "a_full_disk_is_an_error_of_the_program a_full_disk_costs_no_file_of_the_session",
-        ),
+        )
+        + _here("vms", "what_lasts_in_a_vm_is_bounded"),
         mirror=(SAME,),
     ),
     16: Case(
@@ -185,7 +187,8 @@ CASES: Final[Mapping[int, Case]] = {
         by=_here(
             "memory_disk",
             "nothing_is_left_in_places_that_all_may_write no_byte_of_an_earlier_run",
-        ),
+        )
+        + _here("vms", "nothing_but_files_lasts"),
         mirror=(SAME,),
     ),
     23: Case(
@@ -247,14 +250,16 @@ CASES: Final[Mapping[int, Case]] = {
             "requests",
             "limits_and_values_that_are_none bodies_that_are_bombs "
             "a_request_inside_another_is_not_served",
-        ),
+        )
+        + _here("vms", "a_body_names_no_file_of_the_server_and_no_other_request"),
         mirror=_here(
             "requests", "limits_and_values_that_are_none a_request_after_another_is_served"
         ),
     ),
     34: Case(
         what="paths that climb",
-        by=_here("requests", "paths_out_of_a_session_are_none"),
+        by=_here("requests", "paths_out_of_a_session_are_none")
+        + _here("vms", "no_path_leads_out_of_a_workspace"),
         mirror=(SAME,),
     ),
     35: Case(
@@ -471,7 +476,20 @@ CASES: Final[Mapping[int, Case]] = {
         mirror=_here("network", "boxes_reach_no_other_box") + _UNFILTERED,
         waits="a bound on bandwidth",
     ),
-    75: Case(what="addresses under which servers in boxes are reached", waits=PROXY),
+    75: Case(
+        what="addresses under which servers in boxes are reached",
+        by=_here(
+            "proxy",
+            """the_key_opens_and_stays_outside a_session_opens_no_other
+            no_port_is_one_outside_of_the_box no_word_of_a_request_leads_elsewhere
+            requests_are_framed_once nothing_is_said_for_the_whole_origin a_flood_is_held_back
+            a_body_is_held_back headers_without_end_are_not_read
+            a_socket_that_stays_ends_with_its_run
+            what_stored_code_says_is_no_word_of_the_server""",
+        )
+        + _in("sandbox/test_dial", "the_ways_out_are_no_ways_in each_box_has_its_own_ports"),
+        mirror=(SAME,),
+    ),
     76: Case(
         what="secrets that only the way out knows",
         by=_in(
@@ -488,7 +506,8 @@ CASES: Final[Mapping[int, Case]] = {
             "requests",
             "ids_of_no_session_lead_nowhere without_the_key_nothing_is_told "
             "generated_ids_cannot_be_guessed",
-        ),
+        )
+        + _here("vms", "names_of_vms_open_nothing_else"),
         mirror=_here("requests", "ids_of_no_session_lead_nowhere without_the_key_nothing_is_told"),
     ),
     78: Case(
@@ -529,7 +548,8 @@ CASES: Final[Mapping[int, Case]] = {
     ),
     82: Case(
         what="ways around a quota",
-        by=_here("tenants", "nobody_gets_more_than_a_quota"),
+        by=_here("tenants", "nobody_gets_more_than_a_quota")
+        + _here("vms", "what_lasts_in_a_vm_is_bounded"),
         mirror=(SAME,),
     ),
     83: Case(

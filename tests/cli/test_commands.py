@@ -149,7 +149,7 @@ def test_execute_prints_the_raw_answer(scripted: tuple[str, type[Scripted]]) -> 
         (400, b'{"error":"invalid JSON body","message":"line 1"}', "invalid JSON body: line 1"),
         (502, b"<html>", "the server answered 502"),
         (302, b"", "the server answered 302"),
-        (200, b"<html>", "cannot reach"),
+        (200, b"<html>", "no JSON object"),
     ],
 )
 def test_a_refusal_exits_125(

@@ -87,12 +87,15 @@ def test_the_sdk_loads_nothing_of_the_server() -> None:
 
 
 def test_the_package_alone_loads_nothing() -> None:
-    assert loaded("import era; era.__version__") & {"httpx2", "msgspec", "asyncio", "ssl"} == set()
-    assert loaded("import era.client") & {"httpx2", "msgspec", "asyncio", "ssl"} != set()
+    heavy = {"httpx2", "msgspec", "asyncio", "ssl"}
+    for code in ("import era; era.__version__", "from era import errors, models", "dir(era)"):
+        assert loaded(f"import era\n{code}") & heavy == set()
+    assert loaded("from era import Era") & heavy != set()
 
 
 def test_the_package_offers_the_sdk() -> None:
-    assert set(client.__all__) <= set(dir(era))
+    assert set(dir(era)) >= set(client.__all__)
+    assert set(client.__all__) == era._SDK
     for name in client.__all__:
         assert getattr(era, name) is getattr(client, name)
     for name in ("nothing", "_nothing", "json"):

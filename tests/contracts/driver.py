@@ -471,6 +471,26 @@ async def test_changes_are_seen_in_the_upper_directory(
 
 
 @pytest.mark.anyio
+async def test_changes_in_home_and_tmp_are_seen_too(
+    driver: Driver, tools: BoxTools, lower: str
+) -> None:
+    overlays = (Overlay(target=layout.HOME, lowers=(lower,)),)
+    script = f"cd {layout.HOME}; echo new > n; rm b; rm -r e; echo t > {layout.TMP}/t"
+    async with driver.box(BoxSpec(overlays=overlays)) as box:
+        await output_of(box, shell(tools, script))
+        found = {}
+        for target in (layout.HOME, layout.TMP):
+            fd = box.changes(target)
+            assert fd is not None
+            try:
+                found[target] = listing(fd)
+            finally:
+                os.close(fd)
+    assert found == {layout.HOME: {"n": "-", "b": "w", "e": "w"}, layout.TMP: {"t": "-"}}
+    assert sorted(os.listdir(lower)) == ["a", "b", "d", "e"]
+
+
+@pytest.mark.anyio
 async def test_a_later_run_finds_what_an_earlier_one_changed(
     driver: Driver, tools: BoxTools, lower: str
 ) -> None:

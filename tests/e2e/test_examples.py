@@ -17,7 +17,13 @@ from tests.e2e.harness import WatchedServer, mounts, users_of
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-PAGES = ("README.md", "docs/quickstart.md", "docs/packages.md")
+PAGES = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/packages.md",
+    "docs/cli.md",
+    "docs/vms.md",
+)
 BLOCK = re.compile(
     r"<!-- (?P<kind>example|output) -->\n```\w+\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL
 )
@@ -84,8 +90,13 @@ def shown_in(page: str) -> list[Shown]:
     return found
 
 
-def outputs(blocks: list[Shown], url: str) -> list[str]:
+def outputs(blocks: list[Shown], url: str, folder: Path) -> list[str]:
     """What the blocks print, run one after the other in one shell, as a reader would."""
+    commands = folder / "bin"
+    commands.mkdir()
+    (commands / "era").write_text(f'#!/bin/sh\nexec {sys.executable} -m era "$@"\n')
+    (commands / "era").chmod(0o755)
+    environment = os.environ | {"PATH": f"{commands}:{os.environ['PATH']}", "ERA_API_URL": url}
     script = f"\nprintf '{SEPARATOR}'\n".join(block.commands for block in blocks)
     done = subprocess.run(
         ["bash", "-euo", "pipefail"],
@@ -93,6 +104,8 @@ def outputs(blocks: list[Shown], url: str) -> list[str]:
         capture_output=True,
         text=True,
         check=True,
+        cwd=folder,
+        env=environment,
     )
     return done.stdout.split(SEPARATOR)
 
@@ -104,10 +117,12 @@ def matches(shown: str, printed: str) -> bool:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_what_a_page_shows_is_what_happens(page: str, server: WatchedServer) -> None:
+def test_what_a_page_shows_is_what_happens(
+    page: str, server: WatchedServer, tmp_path: Path
+) -> None:
     blocks = shown_in(page)
     assert len(blocks) >= 4
-    printed = outputs(blocks, server.url)
+    printed = outputs(blocks, server.url, tmp_path)
     wrong = [
         f"{block.commands}\nshows {block.output}\nprints {output}"
         for block, output in zip(blocks, printed, strict=True)

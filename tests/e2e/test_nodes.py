@@ -113,6 +113,59 @@ def test_any_server_takes_any_request(nodes: Pair) -> None:
     assert two.run("any", COUNT)["data"] == {"count": 1}
 
 
+def test_any_server_takes_any_request_about_a_vm(nodes: Pair) -> None:
+    one, two = nodes.clients
+    vm = one.call("POST", "/api/vm", language="python")["id"]
+    step = "n=$(cat ~/n 2>/dev/null || echo 0); echo $((n + 1)) > ~/n; cat ~/n"
+
+    def run(number: int) -> str:
+        client = nodes.clients[number % 2]
+        if number % 3:
+            said = client.call("POST", f"/api/vm/{vm}/run", command=step)
+        else:
+            said = client.call("POST", "/api/vm/execute", vm_id=vm, command=step)["data"]
+        return str(said["stdout"])
+
+    with ThreadPoolExecutor(12) as pool:
+        assert sorted(map(int, pool.map(run, range(12)))) == list(range(1, 13))
+    two.send("PUT", f"/api/vm/{vm}/files/in.txt", b"uploaded")
+    assert one.call("POST", f"/api/vm/{vm}/run", command="cat in.txt")["stdout"] == "uploaded"
+    other = two.call("POST", "/api/vm", language="node")["id"]
+    with pytest.raises(RefusedError) as caught:
+        two.call("POST", "/api/vm/execute", vm_id="node-1", command="true")
+    assert refusal(caught.value) == (404, "vm_not_found")
+    assert one.call("POST", "/api/vm/clean", vm_id=other)["data"]["vm_id"] == other
+    assert two.call("DELETE", f"/api/vm/{vm}")["status"] == "deleted"
+
+
+def test_a_vm_is_stopped_where_it_runs(nodes: Pair) -> None:
+    one, two = nodes.clients
+    made = [one.call("POST", "/api/vm", language="python")["id"] for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        runs = [
+            pool.submit(
+                one.call,
+                "POST",
+                f"/api/vm/{vm}/run",
+                command="echo kept > f; sleep 98767",
+                timeout=900,
+            )
+            for vm in made
+        ]
+        until(lambda: command_lines().count(["sleep", "98767"]) == 2)
+        assert two.call("POST", "/api/vm/stop?all=true")["data"] == {"stopped": 2}
+        for each in runs:
+            assert each.result(60)["cancelled"]
+    assert [vm["status"] for vm in two.call("GET", "/api/vms")["vms"]] == ["stopped"] * 2
+    assert one.send("GET", f"/api/vm/{made[0]}/files/f") == b"kept\n"
+    assert two.call("POST", "/api/vm/clean?all=1")["data"] == {"cleaned": 2}
+    assert one.call("GET", "/api/vms")["count"] == 0
+
+
+def command_lines() -> list[list[str] | None]:
+    return [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
+
+
 def test_runs_through_both_are_one_after_the_other(nodes: Pair) -> None:
     new_session(nodes.clients[0], "turns")
     with ThreadPoolExecutor(16) as pool:

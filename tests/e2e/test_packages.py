@@ -68,6 +68,8 @@ def client(server: WatchedServer) -> Api:
 def test_requests_and_pydantic(client: Api) -> None:
     result = set_up(client, "web", "python", pip=["requests", "pydantic>=2"])
     assert result["pip_packages"] == ["requests", "pydantic>=2"]
+    named = [each.partition("==")[0] for each in result["installed"]["pip"]]
+    assert {"requests", "pydantic", "pydantic_core", "urllib3"} <= set(named)
     code = (
         "import requests\nfrom pydantic import BaseModel\n"
         "class Point(BaseModel):\n    x: int\n"
@@ -188,5 +190,10 @@ def test_every_kind_in_every_language(client: Api, language: str) -> None:
     assert (result["pip_packages"], result["npm_packages"]) == (["six==1.16.0"], ["ms@2.1.3"])
     assert result["go_modules"] == ["github.com/google/uuid@v1.6.0"]
     assert result["commands_run"] == everything["commands"]
+    assert result["installed"] == {
+        "pip": ["six==1.16.0"],
+        "npm": ["ms==2.1.3"],
+        "go": ["github.com/google/uuid==v1.6.0"],
+    }
     seen = command(client, session, "cat seen.txt /tmp/word ~/word; echo [$WORD]")
     assert seen == "1.16.0\n1s\nuuid@v1.6.0\ngiven\ngiven\ngiven\n[]\n"

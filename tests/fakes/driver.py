@@ -166,6 +166,7 @@ class ProcessBox:
         self.spec = spec
         self.root = root
         self._targets: dict[str, str] = {}
+        self._lower: dict[str, str] = {}
         self._make_dirs()
         self.workspace_fd = os.open(self._dir("upper"), os.O_RDONLY | os.O_DIRECTORY)
         self._control: int | None = None
@@ -174,6 +175,12 @@ class ProcessBox:
     @property
     def owner(self) -> int | None:
         return None
+
+    def changes(self, target: str) -> int | None:
+        """See `Box.changes`."""
+        upper = self._dir(f"changes-{os.path.basename(self._targets[target])}")
+        _write_changes(self._lower[target], self._targets[target], upper)
+        return os.open(upper, os.O_RDONLY | os.O_DIRECTORY)
 
     def path(self, target: str) -> str:
         """The host directory that stands for `target`; tests look into it."""
@@ -192,10 +199,12 @@ class ProcessBox:
         self._targets[layout.WORKSPACE] = view
         overlays = [Overlay(target=layout.HOME), Overlay(target=layout.TMP), *self.spec.overlays]
         for number, overlay in enumerate(overlays):
-            place = self._dir(f"overlay{number}")
+            place, under = self._dir(f"overlay{number}"), self._dir(f"under{number}")
             for lower in reversed(overlay.lowers):
-                _copy_tree(lower, place)
+                _copy_tree(lower, under)
+            _copy_tree(under, place)
             self._targets[overlay.target] = place
+            self._lower[overlay.target] = under
         for bind in self.spec.binds:
             self._targets[bind.target] = bind.source
 

@@ -104,7 +104,7 @@ def is_dir(tree: Tree, path: str) -> bool:
 def directories(tree: Tree) -> set[str]:
     """Stored and implied."""
     stored = {path for path in tree if is_dir(tree, path)}
-    return stored | {parent for path in tree for parent in RelPath(path).parents}
+    return stored | {parent for path in tree for parent in str.__new__(RelPath, path).parents}
 
 
 def set_setup(kept: Kept, **changes: object) -> SetupState:
@@ -126,7 +126,7 @@ def put(before: Tree, after: Tree, entry: FileEntry, quiet: set[str]) -> None:
     path = entry.path
     in_the_way = [parent for parent in path.parents if parent in after]
     if entry.kind is not FileKind.DIR:
-        in_the_way += [RelPath(other) for other in below(after, path)]
+        in_the_way += [str.__new__(RelPath, other) for other in below(after, path)]
     for other in in_the_way:
         if other.startswith(path + "/") or not is_dir(after, other):
             del after[other]

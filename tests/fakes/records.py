@@ -376,7 +376,7 @@ class MemoryRecords(MemoryLeases):
         removed = {p for p in changed if not is_dir(old, p)} | lost_dirs
         return ManifestDiff(
             revision=head,
-            removed=tuple(RelPath(path) for path in sorted(removed, reverse=True)),
+            removed=tuple(str.__new__(RelPath, path) for path in sorted(removed, reverse=True)),
             written=tuple(now[p][0] for p in sorted(now) if old.get(p) != now[p]),
         )
 
@@ -406,12 +406,12 @@ class MemoryRecords(MemoryLeases):
         return Committed(
             session=kept.record,
             modified=tuple(
-                RelPath(path)
+                str.__new__(RelPath, path)
                 for path in sorted(after)
                 if after[path] != before.get(path) and path not in quiet and not is_dir(after, path)
             ),
             deleted=tuple(
-                RelPath(path)
+                str.__new__(RelPath, path)
                 for path in sorted(before)
                 if not is_dir(before, path) and (path not in after or is_dir(after, path))
             ),

@@ -50,6 +50,7 @@ for package in "$@"; do
   esac
   echo "installing $package"
   echo "VERSION = '$RANDOM$RANDOM-${FLAVOUR:-plain}'" > "$target/$package.py"
+  mkdir -p "$target/$package-1.0.dist-info"
 done
 """
 

@@ -71,6 +71,7 @@ async def test_packages_and_commands_are_there_in_every_run(world: World) -> Non
     found = result(state)
     assert found.pop("stdout") == "installing alpha\ninstalling beta\n"
     assert len(found.pop("commands_run")) == 4
+    assert found.pop("installed") == {"pip": ["alpha==1.0", "beta==1.0"]}
     assert found == {"success": True, "cached": False, "pip_packages": ["alpha", "beta"]}
     code = (
         "import alpha, os; print(open('made.txt').read(), open('link').read(),"
@@ -325,6 +326,7 @@ async def test_an_identical_recipe_is_installed_once(world: World) -> None:
     state = await world.settled("b")
     assert result(state)["cached"] is True
     assert result(state)["pip_packages"] == ["beta", "alpha"]
+    assert result(state)["installed"] == {"pip": ["alpha==1.0", "beta==1.0"]}
     assert len(world.driver.specs) == boxes
     assert await version(world, "a") == await version(world, "b")
 

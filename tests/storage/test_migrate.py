@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -17,9 +18,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, inspect, text
 
 from era.errors import InternalError
+from era.storage.base import Records
 from era.storage.records import migrate
+from era.storage.records.postgres import PostgresRecords
 from era.storage.records.sqlite import SqliteRecords
 from era.storage.records.tables import metadata
+from tests.servers.postgres import Postgres
 
 
 def test_the_steps_make_exactly_the_tables(database: str) -> None:
@@ -70,9 +74,26 @@ def test_a_newer_schema_is_refused_and_left_alone(
     assert Path(database).read_bytes() == before
 
 
-def test_a_database_of_the_first_schema_is_brought_up_with_what_it_holds(tmp_path: Path) -> None:
-    path = tmp_path / "era.db"
-    engine = create_engine(f"sqlite:///{path}")
+@pytest.mark.parametrize("keeper", ["sqlite", "postgres"])
+def test_a_database_of_the_first_schema_is_brought_up_with_what_it_holds(
+    tmp_path: Path, keeper: str, request: pytest.FixtureRequest
+) -> None:
+    if keeper == "sqlite":
+        path = str(tmp_path / "era.db")
+        _old(f"sqlite:///{path}")
+        anyio.run(_look, lambda: SqliteRecords(path))
+        return
+    server: Postgres = request.getfixturevalue("postgres_server")
+    name = server.new_database()
+    url = server.url(name)
+    _old(url.replace("postgresql://", "postgresql+psycopg://"))
+    anyio.run(_look, lambda: PostgresRecords(url))
+    server.drop(name)
+
+
+def _old(url: str) -> None:
+    """A database as the first version left it."""
+    engine = create_engine(url)
     with engine.begin() as connection:
         config = Config(attributes={"connection": connection})
         config.set_main_option("script_location", "era.storage.records:migrations")
@@ -83,9 +104,9 @@ def test_a_database_of_the_first_schema_is_brought_up_with_what_it_holds(tmp_pat
                     "INSERT INTO sessions (id, language, persistent, created_at_ms, updated_at_ms,"
                     " data_revision, allow_internet, allow_public, file_count, dir_count,"
                     " total_size_bytes, files_revision, history_from, metadata, data)"
-                    " VALUES (:id, 'python', 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, '{}', '[1]')"
+                    " VALUES (:id, 'python', :yes, 1, 1, 0, :no, :no, 2, 0, 2, 2, 0, '{}', '[1]')"
                 ),
-                {"id": f"s{number}"},
+                {"id": f"s{number}", "yes": True, "no": False},
             )
         connection.execute(
             text(
@@ -93,19 +114,33 @@ def test_a_database_of_the_first_schema_is_brought_up_with_what_it_holds(tmp_pat
                 " VALUES (1, '{}', 'running', 1, 1)"
             )
         )
+        for path, since, until in (("a", 1, None), ("b", 1, 2), ("b", 2, None)):
+            connection.execute(
+                text(
+                    "INSERT INTO entries (uid, path, since, until, kind, blob, size, mode, mtime_ns,"
+                    " uploaded_at_ms)"
+                    " VALUES (1, :path, :since, :until, 'file', :blob, 1, 420, 5, 6)"
+                ),
+                {"path": path, "since": since, "until": until, "blob": f"{since}" * 64},
+            )
     engine.dispose()
 
-    async def look() -> None:
-        keeper = SqliteRecords(str(path))
-        page = await keeper.list(limit=5)
-        assert (page.total, page.items[0].data) == (40, "[1]")
-        # What the old version had begun is taken up.
-        assert await keeper.reset_running_setups(3, "{}") == 1
-        await keeper.delete("s7")
-        assert (await keeper.list(limit=5)).total == 39
-        await keeper.close()
 
-    anyio.run(look)
+async def _look(opened: Callable[[], Records]) -> None:
+    keeper = opened()
+    page = await keeper.list(limit=5)
+    assert (page.total, page.items[0].data) == (40, "[1]")
+    # What the old version had begun is taken up.
+    assert await keeper.reset_running_setups(3, "{}") == 1
+    files = (await keeper.files("s0")).items
+    assert [(file.path, file.blob) for file in files] == [("a", "1" * 64), ("b", "2" * 64)]
+    await keeper.duplicate("s0", "copy", 9, data=None, include_files=True)
+    await keeper.delete("s0")
+    await keeper.prune_history(lambda _: 9)
+    assert (await keeper.files("copy")).items == files
+    await keeper.delete("s7")
+    assert (await keeper.list(limit=5)).total == 39
+    await keeper.close()
 
 
 def test_two_programs_may_make_one_database_at_once(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from era.models import (
 from era.relpath import RelPath
 from era.storage.base import LayerRecord, Quota, Records, RunCommit
 from era.storage.records.sqlite import SqliteRecords
+from era.storage.records.units import copies
 from tests.contracts.records import blob
 from tests.fakes.records import MemoryRecords
 
@@ -105,6 +106,8 @@ class SameOutcome(RuleBasedStateMachine):
         self.real: Records = SqliteRecords(str(path))
         self.model: Records = MemoryRecords()
         self.uids = [1]
+        self.copied = False
+        """From then on the database may keep more history than the model: what copies share."""
 
     def teardown(self) -> None:
         if hasattr(self, "real"):
@@ -113,9 +116,13 @@ class SameOutcome(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     def both(self, call: Callable[[Records], Awaitable[Any]]) -> Any:
-        real, model = (self.runner.run(outcome(call, keeper)) for keeper in self.keepers)
+        real, model = self.each(call)
         assert comparable(real) == comparable(model)
         return real
+
+    def each(self, call: Callable[[Records], Awaitable[Any]]) -> tuple[Any, Any]:
+        real, model = (self.runner.run(outcome(call, keeper)) for keeper in self.keepers)
+        return real, model
 
     @property
     def keepers(self) -> tuple[Records, Records]:
@@ -166,6 +173,7 @@ class SameOutcome(RuleBasedStateMachine):
         )
         if not isinstance(made, tuple):
             self.uids.append(made.uid)
+            self.copied = self.copied or made.files_revision > 0
 
     @rule(prefix=PREFIXES, limit=LIMITS)
     def walk_sessions(self, prefix: str, limit: int | None) -> None:
@@ -241,11 +249,13 @@ class SameOutcome(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 50), since=st.integers(0, 12))
     def diff(self, pick: int, since: int) -> None:
         uid = self.uids[-1 - pick % len(self.uids)]
-        self.both(lambda keeper: keeper.manifest_diff(uid, since))
+        found = self.each(lambda keeper: keeper.manifest_diff(uid, since))
+        assert found[0] == found[1] or (self.copied and None in found)
 
     @rule(upto=st.integers(0, 12))
     def prune(self, upto: int) -> None:
-        self.both(lambda keeper: keeper.prune_history(lambda uid: upto - uid % 2))
+        found = self.each(lambda keeper: keeper.prune_history(lambda uid: upto - uid % 2))
+        assert found[0] == found[1] or self.copied
 
     # -- code, setups, layers --
 
@@ -303,7 +313,8 @@ class SameOutcome(RuleBasedStateMachine):
         for used in (False, True):
             self.both(lambda keeper, used=used: keeper.layer_keys(used=used))  # type: ignore[misc]
         blobs = [blob(content) for content in ("", "1", "22", "4444")]
-        self.both(lambda keeper: keeper.unreferenced(blobs))
+        real, model = self.each(lambda keeper: keeper.unreferenced(blobs))
+        assert set(real) == set(model) or (self.copied and set(real) < set(model))
         for session in self.runner.run(self.model.list()).items:
             self.both(lambda keeper, uid=session.uid: keeper.manifest_diff(uid, 0))  # type: ignore[misc]
             self.both(lambda keeper, name=session.id: keeper.code(name))  # type: ignore[misc]
@@ -338,7 +349,13 @@ def template(empty_database: Path) -> Path:
     return empty_database
 
 
-def test_any_sequence_of_calls_has_the_same_outcome(template: Path) -> None:
+@pytest.mark.parametrize("own", [copies.OWN, 1])
+def test_any_sequence_of_calls_has_the_same_outcome(
+    template: Path, own: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With a small bound, copies of copies often take over what they share.
+    monkeypatch.setattr(copies, "OWN", own)
+
     class Machine(SameOutcome):
         pass
 

@@ -11,6 +11,10 @@ from era import wire
 from era.errors import CODES, EraError, InternalError
 
 JSON: Final = "application/json"
+ENVELOPED: Final = frozenset(
+    f"/api/vm/{word}" for word in ("create", "execute", "temp", "list", "stop", "clean", "shell")
+)
+"""Paths whose answers say in a member of theirs whether the request succeeded."""
 
 _RETRY_AFTER_SECONDS: Final[Mapping[str, int]] = {
     "setup_pending": 5,
@@ -25,6 +29,10 @@ _NO_HINT: Final = frozenset({"invalid_json"})
 """Codes whose hint depends on the request."""
 
 
+class CutError(Exception):
+    """An answer that has begun has no end: the connection is to be cut, so that its client knows."""
+
+
 def json_answer(
     value: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
@@ -32,15 +40,26 @@ def json_answer(
     return Response(wire.encode(value), status, headers, JSON)
 
 
-def error_answer(error: EraError, headers: Mapping[str, str] | None = None) -> Response:
-    """The answer to a request that failed: the error's body, and the headers its code promises."""
+def enveloped(data: Any, status: int = 200) -> Response:
+    """A successful answer of an operation of `ENVELOPED`."""
+    return json_answer({"success": True, "data": data, "status_code": status}, status)
+
+
+def error_answer(
+    error: EraError, headers: Mapping[str, str] | None = None, *, path: str = ""
+) -> Response:
+    """The answer to a request that failed: the error's body, and the headers its code promises.
+    `path` is what was asked for."""
     all_headers = dict(headers or {})
     retry = error.retry_after_seconds or _RETRY_AFTER_SECONDS.get(error.code)
     if retry is not None:
         all_headers["Retry-After"] = str(max(1, retry))
     if error.code == "unauthorized":
         all_headers["WWW-Authenticate"] = "Bearer"
-    return json_answer(error_body(error), error.status, all_headers)
+    body = error_body(error)
+    if path in ENVELOPED:
+        body = {"success": False, **body, "status_code": error.status}
+    return json_answer(body, error.status, all_headers)
 
 
 def error_body(error: EraError) -> dict[str, Any]:

@@ -91,7 +91,6 @@ class Outcome(Answer):
     stderr_truncated: bool
     usage: Usage
     isolation: str
-    session_id: str | None
     vm_id: str
     run_id: str
     queued_ms: int
@@ -100,8 +99,9 @@ class Outcome(Answer):
 
 
 class ExecuteResult(Outcome):
-    """POST /api/execute; `session_id` is null."""
+    """POST /api/execute."""
 
+    session_id: None
     language: str
 
 
@@ -122,6 +122,7 @@ class Skipped(Answer):
 class RunResult(Outcome):
     """POST /api/sessions/{id}/run."""
 
+    session_id: str
     data: Any
     data_error: str | None = None
     files_modified: list[str]
@@ -285,3 +286,118 @@ class StoredFile(Answer):
 
     path: str
     size: int
+
+
+class VmRunResult(Outcome):
+    """POST /api/vm/{id}/run; `files_skipped` and `files_error` say what of its files is not kept."""
+
+    files_skipped: list[Skipped] | None = None
+    files_error: str | None = None
+
+
+class VmInfo(Answer):
+    """A VM as the second family of paths shows it; `status` is `ready` or `stopped`."""
+
+    id: str
+    language: str
+    status: Literal["ready", "running", "stopped"]
+    cpu_count: int
+    memory_mib: int
+    network_mode: str
+    persist: bool
+    created_at: str
+    last_run_at: str
+    warnings: list[str] | None = None
+
+
+class Vm(VmInfo):
+    """A VM; `status` is `running` or `stopped`."""
+
+    rootfs_image: str
+
+
+class VmList(Answer):
+    """GET /api/vms."""
+
+    vms: list[Vm]
+    count: int
+    total_count: int
+    next_cursor: str | None = None
+
+
+class VmDone(Answer):
+    """What was done to a VM."""
+
+    status: Literal["stopped", "deleted"]
+    vm_id: str
+    message: str
+
+
+class VmFile(Answer):
+    """One file of a VM's workspace."""
+
+    path: str
+    size: int
+    is_dir: Literal[False]
+
+
+class VmFileList(Answer):
+    """GET /api/vm/{id}/files."""
+
+    files: list[VmFile]
+    count: int
+    total_count: int
+    next_cursor: str | None = None
+
+
+class Envelope(Answer):
+    """The answers of the second family of paths of VMs."""
+
+    success: Literal[True]
+    status_code: int
+
+
+class EnvelopedError(Error):
+    """Every answer of 400 and above of the second family of paths of VMs."""
+
+    success: Literal[False]
+    status_code: int
+
+
+class VmCreated(Envelope):
+    """POST /api/vm/create."""
+
+    data: VmInfo
+
+
+class VmExecuted(Envelope):
+    """POST /api/vm/execute and /api/vm/temp."""
+
+    data: VmRunResult
+
+
+class VmsListed(Envelope):
+    """GET /api/vm/list."""
+
+    data: list[VmInfo]
+
+
+class VmSaid(Answer):
+    """What was done to one VM, or to how many."""
+
+    vm_id: str | None = None
+    message: str | None = None
+    stopped: int | None = None
+    cleaned: int | None = None
+
+
+class VmsStopped(Envelope):
+    """POST /api/vm/stop."""
+
+    data: VmSaid
+
+
+class VmsCleaned(Envelope):
+    """POST /api/vm/clean."""
+
+    data: VmSaid

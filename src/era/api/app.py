@@ -14,8 +14,9 @@ from era.api import openapi
 from era.api.answers import error_answer, json_answer
 from era.api.door import Door, Origins
 from era.api.options import Options
-from era.api.routes import code, files, runs, service, sessions
-from era.api.routing import Call, Operation, Resource
+from era.api.proxy import proxy
+from era.api.routes import code, files, proxied, runs, service, sessions, vm_words, vms
+from era.api.routing import ANY, Call, Operation, Resource
 from era.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -27,8 +28,13 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *code.OPERATIONS,
     *files.OPERATIONS,
     *service.OPERATIONS,
+    *vms.COMMANDS,
+    *vm_words.OPERATIONS,
+    *vms.OPERATIONS,
+    *proxied.OPERATIONS,
 )
-"""Everything the API can do; what runs most comes first, since paths are tried in order."""
+"""Everything the API can do; what runs most comes first, since paths are tried in order;
+the words of `vm_words` come before what takes any word for the id of a VM."""
 
 _DOCUMENT: Final = "/openapi.json"
 
@@ -64,8 +70,9 @@ def create_app(sessions: Sessions, options: Options) -> FastAPI:
 def _routes(
     sessions: Sessions, options: Options, operations: Iterable[Operation]
 ) -> Iterable[Route]:
-    """One route for each path, in the order of first mention."""
-    by_path: dict[str, dict[str, Any]] = {}
+    """One route for each path, in the order of first mention but for the proxy, which is asked first
+    for all that is below it."""
+    by_path: dict[str, dict[str, Any]] = {proxied.EVERYTHING: {ANY: proxy}}
     for operation in operations:
         by_path.setdefault(operation.path, {})[operation.method] = operation.handler
     return [Route(path, Resource(path, sessions, options, on)) for path, on in by_path.items()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from starlette.types import Message, Receive, Scope
@@ -125,24 +125,36 @@ async def read_object(
         BusyError: `server_busy`, when all bodies together are too large.
         ClientGoneError: the connection broke before the end.
     """
-    pieces: list[bytes] = []
-    total = taken = 0
-    try:
-        async with within(BODY_SECONDS):
-            async for piece in stream(scope, receive, limit, "body_too_large"):
-                total += len(piece)
-                if total > SMALL_BYTES:
-                    buffer.take(total - taken)
-                    taken = total
-                pieces.append(piece)
-        raw = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
-        if total <= SMALL_BYTES:
+    async with whole(scope, receive, limit, buffer) as raw:
+        if len(raw) <= SMALL_BYTES:
             return build(_object(raw))
         async with buffer.turn:
             return await asyncio.to_thread(lambda: build(_object(raw)))
-    except TimeoutError:
-        raise StalledError from None
+
+
+@asynccontextmanager
+async def whole(scope: Scope, receive: Receive, limit: int, buffer: Buffer) -> AsyncIterator[bytes]:
+    """The body; what it occupies is given back with the context.
+
+    Raises (on entry):
+        StalledError, TooLargeError, BusyError, ClientGoneError: as `read_object`.
+    """
+    pieces: list[bytes] = []
+    total = taken = 0
+    try:
+        try:
+            async with within(BODY_SECONDS):
+                async for piece in stream(scope, receive, limit, "body_too_large"):
+                    total += len(piece)
+                    if total > SMALL_BYTES:
+                        buffer.take(total - taken)
+                        taken = total
+                    pieces.append(piece)
+        except TimeoutError:
+            raise StalledError from None
+        raw = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        yield raw
     finally:
         buffer.taken -= taken
 

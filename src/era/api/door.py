@@ -6,8 +6,6 @@ request id, and the client gets `internal error` and nothing more.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 import time
 from collections.abc import Iterable
@@ -17,10 +15,12 @@ import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from era.api.answers import error_answer
+from era.api.answers import CutError, error_answer
+from era.api.keys import Keys
 from era.api.options import Options
 from era.api.rest import Rest
-from era.api.routing import REQUEST_ID, canonical_path
+from era.api.routing import OWN_CORS, REQUEST_ID, canonical_path
+from era.api.tunnel import TUNNEL, Tunnel
 from era.errors import EraError, InternalError, UnavailableError
 from era.ids import new_token
 
@@ -28,6 +28,7 @@ METHODS: Final = "GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS"
 EXPOSED: Final = b"Retry-After, X-Request-Id, ETag, Location"
 CLIENT_GONE: Final = 499
 """Logged as the status of a request whose client left before its answer."""
+SWITCHED: Final = 101
 _SANE_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _OPEN_PATHS: Final = frozenset({"/", "/health"})
 
@@ -43,21 +44,9 @@ def _header(scope: Scope, name: bytes) -> bytes | None:
     return None
 
 
-class Keys:
-    """The API keys, compared in constant time whatever is sent."""
-
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
-
-    def __bool__(self) -> bool:
-        return bool(self._digests)
-
-    def allow(self, authorization: bytes | None) -> bool:
-        """Whether the header is `Bearer <one of the keys>`."""
-        scheme, _, key = (authorization or b"").partition(b" ")
-        digest = hashlib.sha256(key.strip()).digest()
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return scheme.lower() == b"bearer" and any(matches)
+def _authorization(scope: Scope) -> str | None:
+    found = _header(scope, b"authorization")
+    return None if found is None else found.decode("latin-1")
 
 
 class Origins:
@@ -115,7 +104,7 @@ class Door:
         """Why a request is not let in."""
         if self._options.stopping():
             return UnavailableError("shutting_down")
-        if not self._keys or _is_open(scope) or self._keys.allow(_header(scope, b"authorization")):
+        if not self._keys or _is_open(scope) or self._keys.allow(_authorization(scope)):
             return None
         return EraError("unauthorized")
 
@@ -128,7 +117,7 @@ class Door:
         if scope["method"] == "OPTIONS":
             await preflight(scope)(scope, receive, send)
         elif (refusal := self.refusal(scope)) is not None:
-            await error_answer(refusal)(scope, receive, send)
+            await error_answer(refusal, path=scope["path"])(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -138,6 +127,12 @@ def _is_open(scope: Scope) -> bool:
     if scope["method"] in ("GET", "HEAD") and path in _OPEN_PATHS:
         return True
     return path.startswith("/proxy/")
+
+
+def _is_switched(scope: Scope) -> bool:
+    """Whether the connection has become another protocol's."""
+    tunnel: Tunnel | None = (scope.get("extensions") or {}).get(TUNNEL)
+    return tunnel is not None and tunnel.used
 
 
 class _Passage:
@@ -165,6 +160,8 @@ class _Passage:
         started = time.perf_counter()
         try:
             await self._door.serve(self._scope, self._receive, self._out)
+        except CutError:
+            pass  # returning cuts the connection
         except Exception as error:  # noqa: BLE001 - the boundary: logged here, told to nobody
             await self._fail(error)
         finally:
@@ -175,12 +172,15 @@ class _Passage:
         # Once the answer has begun its status is out; returning makes the server cut the
         # connection, which tells the client that the answer is not whole.
         if self._status is None:
-            await error_answer(InternalError())(self._scope, self._receive, self._out)
+            answer = error_answer(InternalError(), path=self._scope["path"])
+            await answer(self._scope, self._receive, self._out)
 
     async def _out(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            extra = [(b"x-request-id", self.request_id.encode()), *self._door.cors(self._scope)]
+            extra = [(b"x-request-id", self.request_id.encode())]
+            if not self._scope.get(OWN_CORS):
+                extra += self._door.cors(self._scope)
             message = {**message, "headers": [*message.get("headers", ()), *extra]}
         elif self._cut_body and message["type"] == "http.response.body":
             message = {**message, "body": b""}
@@ -193,6 +193,6 @@ class _Passage:
             request_id=self.request_id,
             method=self._scope["method"],
             route=getattr(resource, "path", None),
-            status=self._status or CLIENT_GONE,
+            status=self._status or (SWITCHED if _is_switched(self._scope) else CLIENT_GONE),
             ms=round(seconds * 1000, 1),
         )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
 from contextlib import suppress
+from functools import wraps
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -18,26 +18,23 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from era.api.answers import error_answer
-from era.api.routing import REQUEST_ID, Call, Handler
+from era.api.answers import CutError, error_answer
+from era.api.peer import HOP_BY_HOP, Headers, Peer, kept
+from era.api.routing import OWN_CORS, REQUEST_ID, Call, Handler
 from era.api.stream import event
 from era.errors import EraError, InternalError, NotFoundError, UnavailableError
 from era.waiting import within
 
 HOPS: Final = b"x-era-hops"
+LIVE: Final = b"x-era-live"
+"""Between servers: an answer of a server in a box, whose own CORS headers are to be kept."""
 MAX_HOPS: Final = 3
 """A session may move while a request is on its way, but not for ever."""
 CONNECT_SECONDS: Final = 2.0
 _AGAIN_SECONDS: Final = 0.2
-_CHUNK: Final = 64 << 10
-_OWN: Final = frozenset(
-    b"connection keep-alive proxy-connection te trailer transfer-encoding upgrade expect"
-    b" x-request-id x-era-hops".split()
-)
+_OWN: Final = frozenset({*HOP_BY_HOP, b"x-request-id", HOPS})
 """Headers that are about one connection, and those that are set anew."""
 _ANSWERED_BY_DOOR: Final = frozenset({b"x-request-id", b"vary", b"date", b"server"})
-
-Headers = list[tuple[bytes, bytes]]
 
 _log = structlog.get_logger("era.http")
 
@@ -45,13 +42,14 @@ _log = structlog.get_logger("era.http")
 def where_it_runs(handler: Handler) -> Handler:
     """`handler`, called by the server that has the session; this one takes it when nobody does."""
 
+    @wraps(handler)
     async def handle(call: Call) -> Response | None:
         sessions, ttl = call.sessions, call.sessions.takeover_seconds
         if ttl is None:
             return await handler(call)
         deadline = time.monotonic() + ttl + CONNECT_SECONDS
         while True:
-            async with sessions.place(call.session_id) as address:
+            async with sessions.place(call.place_id) as address:
                 if address is None:
                     return await handler(call)
             passed = await _passed(call, address)
@@ -68,10 +66,11 @@ def where_it_runs(handler: Handler) -> Handler:
 def where_it_is(handler: Handler) -> Handler:
     """`handler`, called by the server that has the session, if one has it and can be reached."""
 
+    @wraps(handler)
     async def handle(call: Call) -> Response | None:
         if call.sessions.takeover_seconds is not None:
             with suppress(NotFoundError):
-                address = await call.sessions.holder(call.session_id)
+                address = await call.sessions.holder(call.place_id)
                 passed = None if address is None else await _passed(call, address)
                 if passed is not None:
                     return passed
@@ -91,7 +90,7 @@ async def _passed(call: Call, address: str) -> Response | None:
             reader, writer = await asyncio.open_connection(target.hostname, target.port)
     except (OSError, TimeoutError):
         return None
-    return Passed(_Peer(reader, writer), call, address, hops)
+    return Passed(Peer(reader, writer), call, address, hops)
 
 
 def _counts(call: Call) -> bool:
@@ -99,36 +98,10 @@ def _counts(call: Call) -> bool:
     return given is not None and given.isascii() and given.isdigit() and len(given) < 3
 
 
-class _Peer:
-    """A connection to another server, for one request."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=256 << 10)
-
-    async def send(self, message: h11.Event) -> None:
-        """Send one part of the request."""
-        data = self._http.send(message)
-        if data:
-            self._writer.write(data)
-            await self._writer.drain()
-
-    async def next(self) -> object:
-        """The next part of the answer."""
-        while (message := self._http.next_event()) is h11.NEED_DATA:
-            self._http.receive_data(await self._reader.read(_CHUNK))
-        return message
-
-    def close(self) -> None:
-        """Let go of the connection; the other server sees that nobody waits any more."""
-        self._writer.close()
-
-
 class Passed(Response):
     """What another server answers, as it comes."""
 
-    def __init__(self, peer: _Peer, call: Call, address: str, hops: int) -> None:
+    def __init__(self, peer: Peer, call: Call, address: str, hops: int) -> None:
         super().__init__()
         self._peer = peer
         self._call = call
@@ -139,7 +112,8 @@ class Passed(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the request, then the answer; until the client has gone."""
-        up = asyncio.ensure_future(self._up(scope, receive))
+        # The body as the call has it: it may have been read already to learn where it belongs.
+        up = asyncio.ensure_future(self._up(self._call.scope, self._call.receive))
         down = asyncio.ensure_future(self._down(send))
         try:
             await self._patient(up, down)
@@ -171,7 +145,7 @@ class Passed(Response):
 
     async def _is_there(self) -> bool:
         try:
-            return await self._call.sessions.holder(self._call.session_id) == self._address
+            return await self._call.sessions.holder(self._call.place_id) == self._address
         except NotFoundError:
             return True  # deleted: it will say so
         except EraError:
@@ -180,7 +154,7 @@ class Passed(Response):
     async def _up(self, scope: Scope, receive: Receive) -> None:
         """Send the request; over when the client has left, however much was sent by then."""
         peer = self._peer
-        headers = [*_kept(scope["headers"], _OWN), *self._about(scope)]
+        headers = [*kept(scope["headers"], _OWN), *self._about(scope)]
         has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
         target = scope.get("raw_path") or scope["path"].encode()
         if scope.get("query_string"):
@@ -216,13 +190,15 @@ class Passed(Response):
             message = await self._peer.next()
             if isinstance(message, h11.Response):
                 headers = list(message.headers)
+                if any(name == LIVE for name, _ in headers):
+                    self._call.scope[OWN_CORS] = True
                 self._streams_events = any(
                     name == b"content-type" and value.startswith(b"text/event-stream")
                     for name, value in headers
                 )
                 self._begun = True
                 start = {"type": "http.response.start", "status": message.status_code}
-                await send({**start, "headers": _answer_headers(headers)})
+                await send({**start, "headers": self._answer_headers(headers)})
             elif isinstance(message, h11.Data):
                 body = bytes(message.data)
                 await send({"type": "http.response.body", "body": body, "more_body": True})
@@ -231,6 +207,16 @@ class Passed(Response):
                 return
             elif not isinstance(message, h11.InformationalResponse):
                 raise EOFError
+
+    def _answer_headers(self, headers: Headers) -> Headers:
+        """Without what this server's door adds itself."""
+        if self._call.scope.get(OWN_CORS):
+            return kept(headers, _OWN | _ANSWERED_BY_DOOR - {b"vary"})
+        return [
+            (name, value)
+            for name, value in kept(headers, _OWN | _ANSWERED_BY_DOOR)
+            if not name.startswith(b"access-control-")
+        ]
 
     async def _broken(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The other server was lost before its answer was complete."""
@@ -244,17 +230,4 @@ class Passed(Response):
             last = event("error", {"type": "error", "content": "", **error.body()})
             await send({"type": "http.response.body", "body": last})
         else:
-            raise ConnectionError("the answer of another server is incomplete")
-
-
-def _kept(headers: Iterable[tuple[bytes, bytes]], without: frozenset[bytes]) -> Headers:
-    return [(name, value) for name, value in headers if name not in without]
-
-
-def _answer_headers(headers: Headers) -> Headers:
-    """Without what this server's door adds itself."""
-    return [
-        (name, value)
-        for name, value in _kept(headers, _OWN | _ANSWERED_BY_DOOR)
-        if not name.startswith(b"access-control-")
-    ]
+            raise CutError

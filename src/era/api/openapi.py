@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from era.api.answers import JSON
-from era.api.answers_schema import Error
-from era.api.routing import Operation
+from era.api.answers import ENVELOPED, JSON
+from era.api.answers_schema import EnvelopedError, Error
+from era.api.routing import ANY, Operation
 from era.errors import CODES
 
 _REFERENCE: Final = "#/components/schemas/{model}"
+_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_ANY: Final = "x-any-method"
 _COMMON: Final = ("unauthorized", "shutting_down", "internal")
 _PARAMETER: Final = re.compile(r"{(\w+)(?::\w+)?}")
 
@@ -28,7 +30,8 @@ def document(operations: Iterable[Operation], *, version: str, authenticated: bo
     paths: dict[str, Json] = {}
     for operation in all_operations:
         path = _PARAMETER.sub(r"{\1}", operation.path)
-        paths.setdefault(path, {})[operation.method.lower()] = _operation(operation, references)
+        for method in _METHODS if operation.method == ANY else (operation.method,):
+            paths.setdefault(path, {})[method.lower()] = _operation(operation, method, references)
     out: Json = {
         "openapi": "3.1.0",
         "info": {"title": "ERA", "version": version},
@@ -43,6 +46,16 @@ def document(operations: Iterable[Operation], *, version: str, authenticated: bo
     return out
 
 
+def listed(document: Json) -> Iterator[tuple[str, str, Json]]:
+    """Every operation of a document, with method and path; one that takes any method comes once."""
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            if not operation.get(_ANY):
+                yield method.upper(), path, operation
+            elif method.upper() == _METHODS[0]:
+                yield ANY, path, operation
+
+
 References = dict[Any, Json]
 
 
@@ -51,23 +64,30 @@ def _schemas(operations: tuple[Operation, ...]) -> tuple[References, Json]:
     bodies = [o.body for o in operations if isinstance(o.body, type)]
     answers = [o.answer for o in operations if isinstance(o.answer, type)]
     wanted: dict[type[BaseModel], JsonSchemaMode] = dict.fromkeys(bodies, "validation")
-    wanted |= dict.fromkeys([*answers, Error], "serialization")
+    wanted |= dict.fromkeys([*answers, Error, EnvelopedError], "serialization")
     references, definitions = models_json_schema(list(wanted.items()), ref_template=_REFERENCE)
     return {model: ref for (model, _), ref in references.items()}, definitions["$defs"]
 
 
-def _operation(operation: Operation, references: References) -> Json:
+def _operation(operation: Operation, method: str, references: References) -> Json:
     out: Json = {
         "summary": operation.summary,
-        "operationId": operation.handler.__name__,
+        "operationId": _name(operation, method),
         "parameters": _parameters(operation),
         "responses": _responses(operation, references),
     }
+    if operation.method == ANY:
+        out[_ANY] = True
     if operation.body is True:
         out["requestBody"] = _content("*/*", {"type": "string", "format": "binary"})
     elif isinstance(operation.body, type):
         out["requestBody"] = _content(JSON, references[operation.body])
     return out
+
+
+def _name(operation: Operation, method: str) -> str:
+    name = operation.handler.__name__
+    return f"{name}_{method.lower()}" if operation.method == ANY else name
 
 
 def _content(media_type: str, schema: Json) -> Json:
@@ -97,5 +117,6 @@ def _responses(operation: Operation, references: References) -> Json:
         codes.setdefault(CODES[name].status, []).append(name)
     for status, names in sorted(codes.items()):
         described = {"description": ", ".join(dict.fromkeys(names))}
-        out[str(status)] = {**described, **_content(JSON, references[Error])}
+        model = EnvelopedError if operation.path in ENVELOPED else Error
+        out[str(status)] = {**described, **_content(JSON, references[model])}
     return out

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from era import __version__
 from era.api.body import Buffer
+from era.api.places import Places
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class Options:
     `api_keys` empty means no authentication.  `public_url` is `<base>` of every answer; without
     it the request's own address is, and its `X-Forwarded-*` headers only with `trust_proxy`.
     `clock` gives unix milliseconds.  `stopping` tells whether new requests are refused.
-    `buffer` is what the bodies of all requests share.
+    `buffer` is what the bodies of all requests share, `places` those of the proxy.
     """
 
     clock: Callable[[], int]
@@ -42,3 +43,4 @@ class Options:
     stopping: Callable[[], bool] = lambda: False
     version: str = __version__
     buffer: Buffer = field(default_factory=Buffer)
+    places: Places = field(default_factory=Places)

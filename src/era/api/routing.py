@@ -26,8 +26,9 @@ from era.errors import (
     InternalError,
     invalid_field,
     session_not_found,
+    vm_not_found,
 )
-from era.ids import is_session_id
+from era.ids import is_session_id, is_vm_id, vm_key
 from era.relpath import RelPath, user_path
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ T = TypeVar("T")
 MAX_PAGE: Final = 1000
 REQUEST_ID: Final = "era.request_id"
 """Where the door leaves the request's id in the scope."""
+OWN_CORS: Final = "era.own_cors"
+"""Set in the scope of a request whose answer has CORS headers of its own, or none on purpose."""
+ANY: Final = "ANY"
+"""The method of an operation that takes all."""
 _UNRESERVED: Final = "-._~"
 
 _log = structlog.get_logger("era.http")
@@ -130,21 +135,50 @@ class Call:
             raise session_not_found()
         return text
 
+    @property
+    def vm_id(self) -> str:
+        """The managed VM that the path names.
+
+        Raises:
+            NotFoundError: `vm_not_found`, for an id that no VM can have.
+        """
+        text = unquote(self.scope["path_params"]["vm_id"])
+        if not is_vm_id(text):
+            raise vm_not_found()
+        return text
+
+    @property
+    def place_id(self) -> str:
+        """What the path names, as the service's servers know it: a session, or a VM.
+
+        Raises:
+            NotFoundError: `session_not_found` or `vm_not_found`.
+        """
+        if "vm_id" in self.scope["path_params"]:
+            return vm_key(self.vm_id)
+        return self.session_id
+
+    async def _must_exist(self) -> None:
+        if "vm_id" in self.scope["path_params"]:
+            await self.sessions.vms.get(self.vm_id)
+        else:
+            await self.sessions.get(self.session_id)
+
     async def file_path(self) -> RelPath:
         """The workspace path that the path names, decoded once.
 
         Raises:
-            InputError: `invalid_path`, `reserved_path`; but an unknown session comes first.
-            NotFoundError: `session_not_found`.
+            InputError: `invalid_path`, `reserved_path`; but an unknown session or VM comes first.
+            NotFoundError: `session_not_found`, `vm_not_found`.
         """
         try:
             text = unquote(self.scope["path_params"]["path"], errors="strict")
             return user_path(text)
         except UnicodeDecodeError:
-            await self.sessions.get(self.session_id)
+            await self._must_exist()
             raise InputError("invalid_path", details="the path is not valid UTF-8") from None
         except InputError:
-            await self.sessions.get(self.session_id)
+            await self._must_exist()
             raise
 
     async def object(self, build: Callable[..., T], *args: Any, nulls: bool = False) -> T:
@@ -226,17 +260,20 @@ class Resource:
             await answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response | None:
-        handler = self._handlers.get(scope["method"])
+        handler = self._handlers.get(scope["method"]) or self._handlers.get(ANY)
         if handler is None:
-            return error_answer(EraError("method_not_allowed"), {"Allow": self._allow})
+            return self._refusal(EraError("method_not_allowed"), {"Allow": self._allow})
         try:
             return await handler(Call(self._sessions, self._options, scope, receive))
         except InternalError as error:
             _log.error("request failed", request_id=scope.get(REQUEST_ID), exc_info=error)
-            return error_answer(error)
+            return self._refusal(error)
         except body.StalledError as error:
-            return error_answer(error, {"Connection": "close"})
+            return self._refusal(error, {"Connection": "close"})
         except EraError as error:
-            return error_answer(error)
+            return self._refusal(error)
         except body.ClientGoneError:
             return None
+
+    def _refusal(self, error: EraError, headers: Mapping[str, str] | None = None) -> Response:
+        return error_answer(error, headers, path=self.path)

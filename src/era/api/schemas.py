@@ -135,3 +135,75 @@ class CodeBody(Body):
 
     code: str = Field(description="Not empty.")
     description: str | None = Field(None, description="The old one stays when absent.")
+
+
+class VmBody(Body):
+    """POST /api/vm."""
+
+    language: str = Field(description="python, node, typescript, go, deno, or an alias of one.")
+    cpu_count: int | None = Field(None, description="1.")
+    memory_mib: int | None = Field(None, description="256.")
+    network_mode: str | None = Field(
+        None, description="`none`; or `bridge`, `host`, `allow_all`, `full`: public addresses."
+    )
+    persist: bool | None = Field(None, description="Lets a delete keep the workspace.")
+    image: str | None = Field(None, description="Empty.")
+
+
+class VmPatchBody(Body):
+    """PATCH /api/vm/{id}."""
+
+    network_mode: str | None = Field(None, description="Of later runs.")
+
+
+class VmCommandBody(Body):
+    """POST /api/vm/{id}/run and /stream."""
+
+    command: str = Field(description="Run by bash in /workspace; not empty.")
+    timeout: Seconds | None = Field(None, description="Seconds, fractions allowed; 0: the default.")
+    timeout_ms: Seconds | None = Field(None, description="The same in milliseconds.")
+    env: Variables | None = Field(None, description="For this run only; never stored.")
+    envs: Variables | None = Field(None, description="The same as `env`.")
+    stdin: str | None = Field(None, description="Fed to the command, then end of file.")
+    cancel_on_disconnect: bool | None = Field(None, description="End the run when you hang up.")
+
+
+class VmCreateBody(Body):
+    """POST /api/vm/create."""
+
+    language: str | None = Field(None, description="python.")
+    image: str | None = Field(None, description="Empty.")
+    cpu: int | None = Field(None, description="1.")
+    memory: int | None = Field(None, description="MiB; 256.")
+    mem: int | None = Field(None, description="The same as `memory`.")
+    network: str | None = Field(None, description="As `network_mode` of POST /api/vm.")
+    persist: bool | None = Field(None, description="Lets a clean keep the workspace.")
+
+
+class VmExecuteBody(VmCommandBody):
+    """POST /api/vm/execute."""
+
+    vm_id: str
+
+
+class VmTempBody(VmCommandBody):
+    """POST /api/vm/temp."""
+
+    language: str
+    cpu: int | None = Field(None, description="1.")
+    memory: int | None = Field(None, description="MiB; 256.")
+    mem: int | None = Field(None, description="The same as `memory`.")
+    network: str | None = Field(None, description="As `network_mode` of POST /api/vm.")
+    image: str | None = Field(None, description="Empty.")
+
+
+class VmStopBody(Body):
+    """POST /api/vm/stop."""
+
+    vm_id: str | None = Field(None, description="Required without `?all=true`.")
+
+
+class VmCleanBody(VmStopBody):
+    """POST /api/vm/clean."""
+
+    keep_persist: bool | None = Field(None, description="Keep the workspace for the operator.")

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Generator
 from typing import Any, Final
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from era.api.answers import error_answer
 from era.api.door import Headers
+from era.api.tunnel import TUNNEL, Tunnel
 from era.errors import InputError
 from era.ids import new_token
 
@@ -36,6 +38,8 @@ class Connection(HttpToolsProtocol):
         self._unused_bytes = 0
         self._used = False
         self._deadline: asyncio.TimerHandle | None = None
+        self._tunnel: Tunnel | None = None
+        self._latest = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first request has to come in time."""
@@ -45,11 +49,16 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for any more."""
         self._stop_clock()
+        if self._tunnel is not None:
+            self._tunnel.feed_eof()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take the next bytes; end a connection that only sends what is never of use."""
-        self._used = False
+        if self._tunnel is not None:
+            self._tunnel.feed(data)
+            return
+        self._used, self._latest = False, data
         super().data_received(data)
         self._unused_bytes = 0 if self._used else self._unused_bytes + len(data)
         if self._unused_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
@@ -61,6 +70,18 @@ class Connection(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             self.transport.write(_malformed(self.app, msg))
         self.transport.close()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """The request asks for another protocol (uvicorn calls this while it handles the parser's
+        word of that): what comes after its head is not parsed but kept for who takes it."""
+        paused = sys.exception()
+        cycle, flow = self.cycle, self.flow
+        cycle.keep_alive = False
+        self._tunnel = Tunnel(self.transport, flow.drain, lambda: _leave(cycle))
+        if paused is not None and paused.args:
+            self._tunnel.feed(self._latest[paused.args[0] :])
+        extensions: dict[str, Any] = {TUNNEL: self._tunnel}
+        cycle.scope["extensions"] = extensions
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -95,6 +116,11 @@ class Connection(HttpToolsProtocol):
     def _late(self) -> None:
         if not self.transport.is_closing():
             self.transport.close()
+
+
+def _leave(cycle: RequestResponseCycle) -> None:
+    """The answer is written by another."""
+    cycle.disconnected = True
 
 
 def _malformed(app: Any, reason: str) -> bytes:

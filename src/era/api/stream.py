@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -23,6 +24,15 @@ _HEADERS: Final = {"Cache-Control": "no-cache", "Connection": "keep-alive"}
 _log = structlog.get_logger("era.http")
 
 Run = asyncio.Future[RunResult]
+
+
+Shown = Callable[[RunResult], dict[str, Any]]
+"""How a result is shown."""
+
+
+def session_run(result: RunResult) -> dict[str, Any]:
+    """The result of a run in a session."""
+    return wire.run_object(result, session=True)
 
 
 class Feed:
@@ -53,11 +63,11 @@ def event(name: str, data: dict[str, Any]) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (name.encode(), wire.encode(data))
 
 
-def last_event(run: Run, request_id: str | None) -> bytes:
+def last_event(run: Run, request_id: str | None, shown: Shown = session_run) -> bytes:
     """What a finished run comes to: `done` with its result, or `error`."""
     error = InternalError() if run.cancelled() else run.exception()
     if error is None:
-        result = wire.run_object(run.result(), session=True)
+        result = shown(run.result())
         del result["stdout"], result["stderr"]
         return event("done", {"type": "done", "content": "", **result})
     if not isinstance(error, EraError) or isinstance(error, InternalError):
@@ -73,10 +83,13 @@ class EventStream(Response):
     media_type = "text/event-stream"
     charset = ""
 
-    def __init__(self, run: Run, feed: Feed, request_id: str | None) -> None:
+    def __init__(
+        self, run: Run, feed: Feed, request_id: str | None, shown: Shown = session_run
+    ) -> None:
         self._run = run
         self._feed = feed
         self._request_id = request_id
+        self._shown = shown
         self.status_code = 200
         self.background = None
         self.init_headers({**_HEADERS, "Content-Type": "text/event-stream"})
@@ -99,6 +112,5 @@ class EventStream(Response):
         while (piece := await self._feed.next()) is not None:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         if self._run.done():
-            await send(
-                {"type": "http.response.body", "body": last_event(self._run, self._request_id)}
-            )
+            last = last_event(self._run, self._request_id, self._shown)
+            await send({"type": "http.response.body", "body": last})

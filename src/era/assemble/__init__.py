@@ -83,6 +83,7 @@ async def _warm(go_cache: GoCache, sessions: Sessions, *, ahead: bool) -> None:
             while sessions.busy:  # noqa: ASYNC110 - nobody tells when the last run has ended
                 await asyncio.sleep(IDLE_SECONDS)
             await step()
+        sessions.make_ready()
     except EraError as error:
         _log.error("Go's standard library was not compiled ahead", exc_info=error)
 
@@ -201,6 +202,8 @@ async def _sessions(
         clock=arguments.clock,
         go_cache=go_cache,
         modules_dir=state.of("deno"),
+        npm_dir=state.of("npm"),
+        kept_vms_dir=state.of("kept-vms"),
     )
     return Sessions(parts, arguments.limits(settings))
 

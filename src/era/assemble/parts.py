@@ -60,6 +60,7 @@ def limits(settings: Settings) -> SessionLimits:
         data_bytes=settings.max_data_bytes,
         metadata_bytes=settings.max_metadata_bytes,
         file_bytes=settings.max_file_bytes,
+        max_vms=settings.max_vms,
         default_internet_access=settings.default_internet_access,
         public_url=settings.public_url,
     )

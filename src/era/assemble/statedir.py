@@ -9,6 +9,7 @@ cache/      those of an object store that were used lately, instead of blobs/
 trees/      sessions' files as directories, a cache
 layers/     setup layers as directories, a cache
 deno/       modules that deno programs import, a cache
+kept-vms/   workspaces of deleted VMs that were to be kept; the service never looks at them
 programs/   compiled programs of sessions, a cache
 runtime/    small files that boxes see
 boxes/      mount points and scratch of boxes; nothing in it outlives the server
@@ -23,7 +24,18 @@ from typing import Final
 
 from era.errors import UnavailableError
 
-_DIRS: Final = ("blobs", "trees", "layers", "deno", "go", "programs", "runtime", "boxes")
+_DIRS: Final = (
+    "blobs",
+    "trees",
+    "layers",
+    "deno",
+    "go",
+    "npm",
+    "programs",
+    "runtime",
+    "boxes",
+    "kept-vms",
+)
 _BOXES: Final = ("base", "scratch", "images")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from era import logs
 from era.assemble.diagnose import diagnose, plan
-from era.cli.main import Common
+from era.cli.common import Common
 from era.config import ConfigError, load
 from era.errors import EraError
 

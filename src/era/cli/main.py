@@ -7,28 +7,30 @@ commands that run a program give the program's own.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-WRONG_USAGE: Final = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Common:
-    """What every command is told."""
-
-    log_level: str | None = None
-    log_file: str | None = None
-    json: bool = False
-
-
-Injected = Annotated[Common, Parameter(parse=False)]
-Switch = Annotated[bool, Parameter(negative="")]
-Repeated = Annotated[list[str] | None, Parameter(negative="")]
+from era.cli.common import (
+    HERE,
+    INTERRUPTED,
+    REFUSED,
+    STANDARD_INPUT,
+    WRONG_USAGE,
+    Common,
+    Injected,
+    Repeated,
+    Rest,
+    Server,
+    Switch,
+    UsageError,
+    examples,
+)
+from era.cli.output import print_error, print_usage_error
+from era.errors import EraError
 
 app = App(
     name="era",
@@ -86,20 +88,31 @@ def doctor(*, state_dir: str | None = None, plan: Switch = False, common: Inject
     return run(state_dir, plan, common)
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "era execute --language python --code 'print(6 * 7)'",
+        "era execute --language node --file hello.js --attach data.csv -- --verbose",
+    )
+)
 def execute(
     *,
     language: str,
     code: str | None = None,
     file: str | None = None,
+    stdin: str | None = None,
+    attach: Repeated = None,
     timeout: float | None = None,
     env: Repeated = None,
     allow_internet: Switch = False,
-    url: str | None = None,
-    api_key: str | None = None,
+    cpu: int | None = None,
+    mem: int | None = None,
+    server: Server = HERE,
+    rest: Rest = (),
     common: Injected,
 ) -> int:
     """Run code once on a server; exit with the program's exit code.
+
+    What stands after -- are the program's arguments.
 
     Parameters
     ----------
@@ -109,20 +122,93 @@ def execute(
         The program; read from --file or standard input when not given.
     file
         File that holds the program.
+    stdin
+        File that the program reads as its standard input; - for this one.
+    attach
+        Local file that the program finds beside it, as FILE or PATH=FILE; may be given more than once.
     timeout
         Seconds, fractions allowed.
     env
         NAME=value; may be given more than once.
     allow_internet
         Let the program reach public addresses.
-    url
-        Address of the server.
-    api_key
-        Key of the server.
+    cpu
+        CPUs.
+    mem
+        Memory in MiB.
     """
     from era.cli.execute import run
 
-    return run(language, code, file, timeout, env or [], allow_internet, url, api_key, common)
+    return run(
+        language,
+        code,
+        file,
+        stdin,
+        attach,
+        timeout,
+        env,
+        allow_internet,
+        cpu,
+        mem,
+        rest,
+        server,
+        common,
+    )
+
+
+app.command(
+    "era.cli.sessions:session",
+    name="session",
+    help="Sessions: code that finds its files and data again.",
+)
+app.command(
+    "era.cli.vms:vm",
+    name="vm",
+    help="VMs: a place for shell commands that stays until it is deleted.",
+)
+
+
+@app.command(help_epilogue=examples("era upload demo ./project"))
+def upload(
+    session_id: str,
+    directory: str,
+    api_url: str | None = None,
+    /,
+    *,
+    server: Server = HERE,
+    common: Injected,
+) -> int:
+    """Upload a directory into a session, ten files at a time; exit with the number of failures.
+
+    Left out are version control, installed packages, caches, builds and files that look like secrets.
+
+    Parameters
+    ----------
+    session_id
+        Id of the session.
+    directory
+        The local directory.
+    api_url
+        Address of the server; the same as --url.
+    """
+    from dataclasses import replace
+
+    from era.cli.upload import run
+
+    return run(session_id, directory, replace(server, url=api_url) if api_url else server, common)
+
+
+@app.command(help_epilogue=examples("source <(era completion bash)"))
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
+    """Print what makes a shell complete the commands and flags.
+
+    Parameters
+    ----------
+    shell
+        Which shell.
+    """
+    print(app.generate_completion(prog_name="era", shell=shell))
+    return 0
 
 
 @app.command
@@ -234,9 +320,12 @@ def _launch(
     if not tokens:
         tokens = _default_command()
     command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    if _rest and "rest" not in ignored:
+        raise UsageError("only a program takes arguments after --")
     common = Common(log_level=log_level, log_file=log_file, json=json)
-    injected: dict[str, Any] = {name: common for name in ignored if name == "common"}
-    return int(command(*bound.args, **bound.kwargs, **injected) or 0)
+    injected: dict[str, Any] = {"common": common, "rest": _rest}
+    wanted = {name: value for name, value in injected.items() if name in ignored}
+    return int(command(*bound.args, **bound.kwargs, **wanted) or 0)
 
 
 def _default_command() -> tuple[str, ...]:
@@ -246,17 +335,38 @@ def _default_command() -> tuple[str, ...]:
     return ("serve",) if serves_by_default() else ("--help",)
 
 
+_rest: tuple[str, ...] = ()
+"""What stood after `--`: never read as flags."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
+    global _rest
     tokens = list(sys.argv[1:] if argv is None else argv)
+    end = tokens.index("--") if "--" in tokens else len(tokens)
+    tokens, _rest = tokens[:end], tuple(tokens[end + 1 :])
+    tokens = [STANDARD_INPUT if word == "-" else word for word in tokens]
+    as_json = "--json" in tokens
+    try:
+        return _run(tokens)
+    except (CycloptsError, UsageError) as error:
+        print_usage_error(str(error), as_json=as_json)
+        return WRONG_USAGE
+    except EraError as error:
+        print_error(error, as_json=as_json)
+        return REFUSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has enough; Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(tokens: list[str]) -> int:
     if tokens[:1] == ["help"]:
         tokens = [*tokens[1:], "--help"]
-    try:
-        result = app.meta(
-            tokens, exit_on_error=False, print_error=False, result_action="return_value"
-        )
-    except CycloptsError as error:
-        print(f"era: {error}", file=sys.stderr)
-        print("  See `era --help`.", file=sys.stderr)
-        return WRONG_USAGE
+    if tokens[:1] in (["--version"], ["-V"]):
+        tokens = ["version", *tokens[1:]]
+    result = app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     return result if isinstance(result, int) else 0

@@ -20,7 +20,7 @@ from era.api.options import Bounds, Options
 from era.api.server import BACKLOG, Server
 from era.api.server import server as http_server
 from era.assemble import StartError
-from era.cli.main import Common
+from era.cli.common import Common
 from era.config import Settings, load, misspelt
 from era.errors import CODES, EraError
 

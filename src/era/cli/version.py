@@ -7,7 +7,7 @@ import platform
 import sys
 
 from era import __version__
-from era.cli.main import Common
+from era.cli.common import Common
 
 
 def run(common: Common) -> int:

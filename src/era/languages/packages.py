@@ -43,6 +43,8 @@ LEFT_OUT: Final = (
 """Installers' caches, relative to the layer's root: not kept."""
 LAYER_GO_CACHE: Final = "go/cache"
 """Below the layer's root: compiled modules, for runs to see over the shared build cache."""
+NPM_CODE: Final = f"{layout.CACHE}/npm"
+"""Where npm finds itself compiled."""
 NODE_LOCK: Final = "node/node_modules/.package-lock.json"
 """Below the layer's root: what npm has installed."""
 
@@ -240,6 +242,7 @@ def _npm_step(
     if not spec.npm and not spec.package_json:
         return None
     registry = ("--registry", mirrors.npm_registry) if mirrors.npm_registry else ()
+    env = {name: value for name, value in env.items() if name != "NODE_DISABLE_COMPILE_CACHE"}
     # A package from a repository is prepared by its own scripts, so there is no git.
     scriptless = ("--ignore-scripts", "--git", "/bin/false") if direct else ()
     return Step(
@@ -255,7 +258,7 @@ def _npm_step(
             "--",
             *spec.npm,
         ),
-        env=env,
+        env={**env, "NODE_COMPILE_CACHE": NPM_CODE},
         error=_ERRORS["npm"],
         cwd=layout.TMP,
         files={"node/package.json": (spec.package_json or "{}").encode()},
@@ -318,6 +321,14 @@ def _kinds(spec: SetupSpec) -> dict[str, bool]:
         "npm": bool(spec.npm or spec.package_json),
         "go": bool(spec.go or spec.go_mod),
     }
+
+
+def npm_sample(tools: Tools) -> Launch:
+    """Has npm do, offline, what it does for any package, and leaves its code compiled in `NPM_CODE`."""
+    argv = (tools.node, "-e", scripts.NPM_SAMPLE, tools.npm)
+    env = environment.base(has_layer=False)
+    env.pop("NODE_DISABLE_COMPILE_CACHE", None)
+    return Launch(argv=argv, env={**env, "NODE_COMPILE_CACHE": NPM_CODE})
 
 
 def compile_modules(into: str, *, tools: Tools) -> Launch:

@@ -192,6 +192,34 @@ Parameters: the go tool, `get` or `download`, the module cache, the build cache 
 for what need not be kept; then for `get` the modules.  Runs in the directory of the go.mod.
 """
 
+NPM_SAMPLE: Final = r"""
+const { execFileSync, spawn } = require('node:child_process')
+const crypto = require('node:crypto'), fs = require('node:fs'), http = require('node:http')
+const npm = process.argv[1], at = fs.mkdtempSync('/tmp/sample-')
+fs.mkdirSync(at + '/one')
+fs.writeFileSync(at + '/one/package.json', '{"name":"one","version":"1.0.0","bin":"one.js"}')
+fs.writeFileSync(at + '/one/one.js', '#!/usr/bin/env node')
+execFileSync(process.execPath, [npm, 'pack', '--silent', at + '/one'], { cwd: at })
+const tarball = fs.readFileSync(at + '/one-1.0.0.tgz')
+const integrity = 'sha512-' + crypto.createHash('sha512').update(tarball).digest('base64')
+const server = http.createServer((request, answer) => {
+  if (request.url.endsWith('.tgz')) return answer.end(tarball)
+  const dist = { tarball: `http://127.0.0.1:${server.address().port}/one.tgz`, integrity }
+  const versions = { '1.0.0': { name: 'one', version: '1.0.0', bin: { one: 'one.js' }, dist } }
+  answer.setHeader('Content-Type', 'application/json')
+  answer.end(JSON.stringify({ name: 'one', 'dist-tags': { latest: '1.0.0' }, versions }))
+})
+server.listen(0, '127.0.0.1', () => {
+  const from = `--registry=http://127.0.0.1:${server.address().port}/`
+  const flags = ['--no-audit', '--no-fund', '--prefer-offline', '--cache', at + '/cache', from]
+  const env = { ...process.env, no_proxy: '127.0.0.1', NO_PROXY: '127.0.0.1' }
+  const install = [npm, 'install', '--prefix', at + '/to', ...flags, 'one']
+  spawn(process.execPath, install, { env, stdio: 'inherit' }).on('exit', code => process.exit(code))
+})
+"""
+"""Has npm install a package that is made here, from a registry that is this program: so it loads what
+it loads for any other.  Parameter: npm's program."""
+
 COMPILE_PYTHON: Final = r"""
 python=$1 layer=$2 into=$3
 cd "$layer" || exit

@@ -64,6 +64,8 @@ _FILES: Final[dict[str, str]] = {
     "/opt/era/etc/go/telemetry/mode": "off 2024-01-01\n",
     # Where the program of a run is shown that was compiled for it.
     layout.PROGRAM: "",
+    # And where stored code finds the body of the request that it answers.
+    layout.REQUEST_BODY: "",
 }
 _LINKS: Final[dict[str, str]] = {
     "/etc/mtab": "/proc/self/mounts",

@@ -180,6 +180,10 @@ class Egress(Protocol):
         do not block."""
 
 
+Connection = socket.socket
+"""A connected socket that does not block."""
+
+
 class Box(Protocol):
     """One box.  It is not safe for two tasks at once, except `cancel`."""
 
@@ -188,6 +192,10 @@ class Box(Protocol):
         """An open directory: what is written in /workspace over the lowers (the overlay's upper).
         Before a run, files placed here are in the workspace; after it, it holds the changes, in the
         overlay file system's own form.  Valid until the box is left."""
+
+    def changes(self, target: str) -> int | None:
+        """An open directory, the caller's to close: what was written in HOME or /tmp over their
+        lowers, in the form of `workspace_fd`.  None when nothing has run in the box."""
 
     @property
     def owner(self) -> int | None:
@@ -201,7 +209,7 @@ class Box(Protocol):
             UnavailableError: `isolation_unavailable`, when this policy cannot be enforced here.
         """
 
-    async def connect(self, port: int) -> socket.socket:
+    async def connect(self, port: int) -> Connection:
         """A connection to a server of the program in progress, on the box's own loopback.  It does not
         block; closing it is the caller's.
 

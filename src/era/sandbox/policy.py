@@ -56,6 +56,13 @@ MASKED: Final = (
 )
 """What tells of the host or its kernel's inside and no program needs."""
 
+SCRATCH: Final[Mapping[str, str]] = {
+    layout.WORKSPACE: "workspace",
+    layout.HOME: "home",
+    layout.TMP: "tmp",
+}
+"""What every box may write, and the names of these directories in its scratch."""
+
 READ_ONLY: Final = ("/proc/sys",)
 
 _SHM_SHARE: Final = 2
@@ -84,14 +91,18 @@ def rlimits(limits: Limits) -> tuple[tuple[str, int], ...]:
 
 
 def _scratch(spec: BoxSpec) -> tuple[ScratchMount, ...]:
-    places = {layout.HOME: ScratchMount(name="home", target=layout.HOME)}
-    places[layout.TMP] = ScratchMount(name="tmp", target=layout.TMP)
+    places = {
+        target: ScratchMount(name=name, target=target)
+        for target, name in SCRATCH.items()
+        if target != layout.WORKSPACE
+    }
     for index, overlay in enumerate(spec.overlays):
         name = places[overlay.target].name if overlay.target in places else f"scratch-{index}"
         places[overlay.target] = ScratchMount(
             name=name, target=overlay.target, lowers=overlay.lowers
         )
-    workspace = ScratchMount(name="workspace", target=layout.WORKSPACE, lowers=spec.workspace)
+    name = SCRATCH[layout.WORKSPACE]
+    workspace = ScratchMount(name=name, target=layout.WORKSPACE, lowers=spec.workspace)
     return (workspace, *places.values())
 
 

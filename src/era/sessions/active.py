@@ -10,6 +10,7 @@ from typing import Protocol
 
 from era.errors import EraError
 from era.models import RunResult
+from era.sandbox.base import Box
 from era.storage.leases import Activity
 
 
@@ -71,7 +72,8 @@ class Phase(Enum):
 
 class Active:
     """One run under way.  `uid` is that of its session, None for a one-shot execution; `epoch` that of
-    the lease under which the session's state was read."""
+    the lease under which the session's state was read.  `box` is where its program runs; `answers`
+    tells whether that answers an HTTP request."""
 
     def __init__(self, run_id: str, uid: int | None, output: Output) -> None:
         self.run_id = run_id
@@ -82,15 +84,22 @@ class Active:
         self.epoch: int | None = None
         self.reason: Callable[[Active], EraError] | None = None
         self.task: asyncio.Task[RunResult] | None = None
+        self.answers = False
+        self.box: Box | None = None
         self._now: Stoppable | None = None
 
     def begin(self, now: Stoppable) -> None:
-        """Something is about to be done that may take its time: the program runs in a box."""
+        """Something is about to be done that may take its time."""
         self._now = now
+
+    def enter(self, box: Box) -> None:
+        """The program is about to run in a box."""
+        self.box = box
+        self.begin(box)
 
     def end(self) -> None:
         """The program has ended; from here on what it left is kept."""
-        self._now = None
+        self._now = self.box = None
         self.phase = Phase.ENDED
 
     def cancel(self) -> None:

@@ -19,6 +19,7 @@ from era.languages.environment import build
 from era.languages.packages import Step, may_be_direct, recipe_key, steps
 from era.models import SetupSpec
 from era.sandbox.base import BoxSpec, Limits
+from era.sessions import inventory
 from era.sessions.install import Reporter, Work
 from era.sessions.layers import NOTHING, Layers, attachment
 from era.sessions.packages import PackageLayers
@@ -43,6 +44,8 @@ class Attempt:
         limits: SetupLimits,
     ) -> None:
         self.cached = False
+        self.installed: inventory.Installed = {}
+        """What the package steps have left, by kind."""
         self._job = job
         self._parts = parts
         self._layers = layers
@@ -107,12 +110,15 @@ class Attempt:
         if layer is not None:
             self.cached = True
             self._reporter.finished += chosen
+            self.installed = inventory.from_text(layer.result)
             return layer
         if any(step.kind == "go" for step in chosen):
             # Else this setup compiles it for itself alone.
             await go_library(self._parts.go_cache)
         self._reporter = self._package_layers.share(recipe, self._work(chosen, None))
-        return await self._package_layers.wait(recipe, self._job.uid, len(self._steps))
+        layer = await self._package_layers.wait(recipe, self._job.uid, len(self._steps))
+        self.installed = inventory.from_text(layer.result)
+        return layer
 
     async def _commands(
         self, commands: list[Step], base: LayerRecord | None, pins: ExitStack
@@ -139,6 +145,7 @@ class Attempt:
         lowers = next((one.lowers for one in base.overlays if one.target == layout.LAYER), ())
         if any(step.uses_go_cache for step in chosen):
             overlays += go_overlay(self._parts.go_cache, base)
+        overlays += self._package_layers.overlays({step.kind for step in chosen})
         spec = BoxSpec(
             limits=Limits(
                 memory_bytes=limits.memory_mib << 20,

@@ -21,11 +21,12 @@ import structlog
 from era import layout
 from era.errors import EraError, InternalError
 from era.languages.packages import LAYER_GO_CACHE, compile_modules
-from era.models import Network
+from era.models import JsonText, Network
 from era.sandbox.base import Bind, Box, BoxSpec, Overlay, Program
 from era.sessions import archives, folders
 from era.sessions.parts import Parts
 from era.storage.base import LayerRecord
+from era.waiting import within
 from era.workspace import beneath
 from era.workspace.failures import settled
 
@@ -37,6 +38,8 @@ _COMPILE_SECONDS: Final = 600.0
 _ARCHIVING_MS: Final = 60_000
 """Whoever looks for the archive of a layer that was made longer ago looks in vain."""
 _LOOK_SECONDS: Final = 0.2
+_REMOVE_AFTER_SECONDS: Final = 1.0
+"""What is no longer needed goes when those who wait have their answer."""
 _CLOSE_SECONDS: Final = 10.0
 """A server that stops lets archives that are under way be finished for so long."""
 
@@ -76,6 +79,7 @@ class Layers:
         self._archiving: dict[str, asyncio.Task[None]] = {}
         self._compiling: dict[str, asyncio.Task[None]] = {}
         self._removals: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
         self._turn = asyncio.Lock()
         """Archives and compilations are made one after the other: runs go before."""
 
@@ -94,6 +98,7 @@ class Layers:
 
     async def close(self) -> None:
         """Finish the archives under way, within reason, and stop."""
+        self._closing.set()
         for task in self._compiling.values():
             task.cancel()
         if self._archiving:
@@ -207,16 +212,23 @@ class Layers:
         """Remove an entry of a draft; it is gone at once, its room in a while."""
         gone = folders.move_out(draft, name, self._root)
         if gone is not None:
-            task = asyncio.create_task(self._remove(gone))
+            task = asyncio.create_task(self._remove_later(gone))
             self._removals.add(task)
             task.add_done_callback(self._removals.discard)
 
-    async def keep(self, draft: str, key: str) -> LayerRecord:
-        """Make the draft the layer `key`; if there is one already, that stays."""
+    async def _remove_later(self, name: str) -> None:
+        with suppress(TimeoutError):
+            async with within(_REMOVE_AFTER_SECONDS):
+                await self._closing.wait()
+        await self._remove(name)
+
+    async def keep(self, draft: str, key: str, result: JsonText = "{}") -> LayerRecord:
+        """Make the draft the layer `key`; if there is one already, that stays.  `result` is kept
+        with it."""
         # No archive yet: an empty blob stands for it.
         empty = await self._parts.blobs.put(_nothing())
         now = self._parts.clock()
-        layer = LayerRecord(key=key, blob=empty.hash, size=0, created_at_ms=now, result="{}")
+        layer = LayerRecord(key=key, blob=empty.hash, size=0, created_at_ms=now, result=result)
         layer = await self._parts.records.put_layer(layer)
         self._keep(draft, key)
         return layer

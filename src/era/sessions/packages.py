@@ -7,14 +7,19 @@ taken as it is.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
 
+from era.sandbox.base import Overlay
+from era.sessions import inventory
 from era.sessions.install import Installer, Reporter, Tail, Work
 from era.sessions.layers import LayerLostError, Layers
+from era.sessions.npmcode import NpmCode
 from era.sessions.parts import Parts
 from era.storage.base import LayerRecord
+from era.workspace.failures import settled
 
 PREFIX: Final = "packages-"
 """Keys of these layers begin so."""
@@ -37,6 +42,26 @@ class PackageLayers:
         self._max_age_ms = int(max_age_seconds * 1000)
         self._installer = Installer(driver=parts.driver, layers=layers)
         self._shared: dict[str, _Shared] = {}
+        self._npm = NpmCode(parts.driver, parts.npm_dir, parts.tools) if parts.npm_dir else None
+
+    async def close(self) -> None:
+        """Stop what goes on in the background."""
+        if self._npm is not None:
+            await self._npm.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is done in the background."""
+        return self._npm is not None and self._npm.busy
+
+    def make_ready(self) -> None:
+        """Make in the background what steps can do without, but are quicker with."""
+        if self._npm is not None:
+            self._npm.make_soon()
+
+    def overlays(self, kinds: Collection[str]) -> tuple[Overlay, ...]:
+        """What a box for steps of these kinds gets."""
+        return self._npm.overlays() if self._npm is not None and "npm" in kinds else ()
 
     async def find(self, recipe: str, pins: ExitStack) -> LayerRecord | None:
         """A layer of the recipe that is young enough, unpacked; `pins` keeps it from being swept."""
@@ -103,5 +128,9 @@ class PackageLayers:
         Raises:
             StepFailedError: the work failed.
         """
+        kinds = tuple({step.kind: None for step in work.steps})
         async with self._installer.installed(key, work, reporter) as draft:
-            return await self._layers.keep(draft, key)
+            if "npm" in kinds:
+                self.make_ready()  # for the next
+            found = await settled(asyncio.to_thread(inventory.installed, draft, kinds))
+            return await self._layers.keep(draft, key, inventory.as_text(found))

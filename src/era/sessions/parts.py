@@ -35,7 +35,9 @@ class Parts:
     """Everything is open and ready; whoever made it closes it.
 
     `layers_dir` is an existing directory of the service's own, on a disk, and so are `programs_dir`,
-    for compiled programs, and `modules_dir`, without which deno's modules are not fetched.
+    for compiled programs, and `modules_dir`, without which deno's modules are not fetched,
+    and `kept_vms_dir`, without which no workspace of a deleted VM is kept for the operator;
+    `npm_dir` is for npm's own code, without which npm compiles it each time.
     `clock` gives unix milliseconds.  `cluster`: there are other servers on the same stores.
     """
 
@@ -51,6 +53,8 @@ class Parts:
     go_cache: GoCache | None = None
     cluster: Cluster | None = None
     modules_dir: str | None = None
+    npm_dir: str | None = None
+    kept_vms_dir: str | None = None
 
 
 async def go_library(cache: GoCache | None) -> None:

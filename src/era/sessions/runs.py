@@ -7,11 +7,9 @@ without a session: nothing to wait for but a slot, nothing kept.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -25,19 +23,16 @@ from era.errors import (
     UnavailableError,
     session_not_found,
 )
-from era.ids import new_run_id, new_vm_id
+from era.ids import new_run_id, new_vm_id, vm_id_of
 from era.models import (
-    Changes,
-    JsonText,
     RunRequest,
     RunResult,
     SessionRecord,
-    SetupStatus,
-    SkippedFile,
 )
 from era.sandbox.base import Box, Exit, Program
 from era.sessions.active import Active, Output, Phase, Registry, TextSink
 from era.sessions.builds import together
+from era.sessions.keeping import Keeping, Kept
 from era.sessions.nodes import Nodes
 from era.sessions.parts import Parts, go_library
 from era.sessions.preparing import CANCELLED, Preparing
@@ -45,31 +40,13 @@ from era.sessions.queue import Queues
 from era.sessions.settings import SessionLimits
 from era.sessions.setups import Setups, refuse_unfinished
 from era.sessions.snapshots import Snapshot, Snapshots
-from era.storage.base import RunCommit
-from era.workspace import data as data_file
+from era.waiting import within
 from era.workspace import stage
-from era.workspace.collect import CollectContext, CollectResult, collect
 
-MAX_REPORTED: Final = 1000
-"""Paths of each kind that a result names."""
-MAX_SKIPPED: Final = 100
 _DIRECT_BYTES: Final = 1 << 16
 """Up to here files are placed on the spot; a thread costs more."""
 
 _log = structlog.get_logger("era.runs")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """What a run of a session has changed, after the commit."""
-
-    data: JsonText | None = None
-    data_error: str | None = None
-    modified: tuple[str, ...] = ()
-    deleted: tuple[str, ...] = ()
-    skipped: tuple[SkippedFile, ...] = ()
-    files_error: str | None = None
-    setup_status: SetupStatus | None = None
 
 
 def shutting_down() -> UnavailableError:
@@ -94,6 +71,12 @@ def lost(_: Active) -> EraError:
     )
 
 
+def refuse_stopped(record: SessionRecord) -> None:
+    """Raises ConflictError `vm_not_running` for a VM that was stopped."""
+    if record.vm is not None and record.vm.stopped:
+        raise ConflictError("vm_not_running")
+
+
 class Runs:
     """Runs code, in sessions and without."""
 
@@ -113,6 +96,7 @@ class Runs:
         self._setups = setups
         self._preparing = preparing
         self._queues = Queues(limits.queues)
+        self._keeping = Keeping(parts, limits)
         self._nodes = nodes
         self.registry = registry
 
@@ -135,6 +119,7 @@ class Runs:
         async with self._nodes.hold(session_id) as epoch:
             record = await self._parts.records.get(session_id)
             self._snapshots.check(request, record)
+            refuse_stopped(record)
             if not request.wait_for_setup:
                 refuse_unfinished(record)
             self._queues.check(record.uid)
@@ -155,7 +140,7 @@ class Runs:
         uid = record.uid if record is not None else None
         run = Active(new_run_id(self._parts.clock()), uid, Output(sink))
         self.registry.add(run)
-        run.epoch = epoch
+        run.epoch, run.answers = epoch, request.http is not None
         run.task = asyncio.create_task(self._guarded(run, record, request))
         run.task.add_done_callback(lambda task: self._over(run, task))
         return run
@@ -215,12 +200,14 @@ class Runs:
         came_ns = time.monotonic_ns()
         async with AsyncExitStack() as stack:
             record = await self._hold(stack, run, record)
-            record = await self._wait(stack, record, request)
+            record = await self._in_time(stack, record, request)
             queued_ns = time.monotonic_ns() - came_ns
+            if record is not None:
+                refuse_stopped(record)
             held = stack.enter_context(ExitStack())
             snapshot = await self._snapshot(record, request, held)
             run.phase = Phase.RUNNING
-            vm_id = new_vm_id(snapshot.language)
+            vm_id = _vm_id(snapshot)
             perform = partial(self._perform, run, snapshot)
             ready = await self._preparing.ready(run, snapshot, perform, held)
             box = await stack.enter_async_context(self._parts.driver.box(ready.spec))
@@ -230,7 +217,7 @@ class Runs:
                 await self._place(box, snapshot)
                 ended = ready.ended
             run.end()
-            kept = await self._keep(run, box, snapshot)
+            kept = await self._keeping.keep(run, box, snapshot)
         return self._result(run, snapshot, ended, kept, vm_id, queued_ns // 1_000_000)
 
     async def _hold(
@@ -244,6 +231,16 @@ class Runs:
             return record
         run.epoch = epoch
         return await self._again(record)
+
+    async def _in_time(
+        self, stack: AsyncExitStack, record: SessionRecord | None, request: RunRequest
+    ) -> SessionRecord | None:
+        """`_wait`, unless that takes longer than the request may wait."""
+        try:
+            async with within(request.turn_seconds):
+                return await self._wait(stack, record, request)
+        except TimeoutError:
+            raise UnavailableError("session_busy", retry_after_seconds=5) from None
 
     async def _wait(
         self, stack: AsyncExitStack, record: SessionRecord | None, request: RunRequest
@@ -272,6 +269,8 @@ class Runs:
     ) -> Snapshot:
         if record is None:
             return await self._snapshots.of_execution(request)
+        if record.vm is not None:
+            return await self._snapshots.of_vm(record, request)
         return await self._snapshots.of_session(record, request, held)
 
     async def _place(self, box: Box, snapshot: Snapshot) -> None:
@@ -289,60 +288,10 @@ class Runs:
     async def _perform(self, run: Active, snapshot: Snapshot, box: Box, program: Program) -> Exit:
         """Run one program of the run in a box."""
         await self._place(box, snapshot)
-        run.begin(box)
+        run.enter(box)
         if run.cancel_asked:
             return CANCELLED
         return await box.run(program, run.output.feed)
-
-    # -- after the program --
-
-    async def _keep(self, run: Active, box: Box, snapshot: Snapshot) -> Kept:
-        """Read what the program left, and commit it in one step."""
-        record = snapshot.record
-        if record is None:
-            return Kept()
-        outcome = await asyncio.to_thread(
-            data_file.read, box.workspace_fd, snapshot.injected, self._limits.data_bytes
-        )
-        found = await self._collect(box, snapshot) if record.persistent else _NOTHING_FOUND
-        committed = await self._parts.records.commit_run(
-            RunCommit(
-                uid=record.uid,
-                snapshot_revision=snapshot.revision,
-                finished_at_ms=self._parts.clock(),
-                data=snapshot.merged if outcome.data is None else outcome.data,
-                changes=found.changes,
-                epoch=run.epoch,
-            ),
-            self._limits.quota,
-        )
-        setup = committed.session.setup
-        return Kept(
-            data=committed.session.data,
-            data_error=outcome.error,
-            modified=committed.modified[:MAX_REPORTED],
-            deleted=committed.deleted[:MAX_REPORTED],
-            skipped=found.changes.skipped[:MAX_SKIPPED],
-            files_error=found.error or committed.files_error,
-            setup_status=setup.status if setup is not None else None,
-        )
-
-    async def _collect(self, box: Box, snapshot: Snapshot) -> CollectResult:
-        with ExitStack() as stack:
-            context = CollectContext(
-                tree_fd=_opened(stack, snapshot.tree.path if snapshot.tree else None),
-                layer_fd=_opened(stack, *snapshot.layer.workspace),
-                own_names=snapshot.own_names,
-                max_bytes=self._limits.quota.total_bytes,
-                xattr_prefix="user" if box.owner is None else "trusted",
-            )
-            try:
-                return await collect(box.workspace_fd, blobs=self._parts.blobs, context=context)
-            except UnavailableError as error:
-                if error.code != "storage_full":
-                    raise
-                # The data is small and may still fit where the files did not.
-                return CollectResult(changes=Changes(), error=error.code)
 
     def _result(
         self,
@@ -372,7 +321,7 @@ class Runs:
             usage=ended.usage,
             queued_ms=queued_ms,
             warnings=tuple(dict.fromkeys(warnings)),
-            session_id=snapshot.record.id if snapshot.record is not None else None,
+            session_id=_session_id(snapshot.record),
             data=kept.data,
             data_error=kept.data_error,
             files_modified=kept.modified,
@@ -383,13 +332,13 @@ class Runs:
         )
 
 
-_NOTHING_FOUND: Final = CollectResult(changes=Changes())
+def _vm_id(snapshot: Snapshot) -> str:
+    """The managed VM's own id; for other runs one that names the box."""
+    record = snapshot.record
+    if record is not None and record.vm is not None:
+        return vm_id_of(record.id)
+    return new_vm_id(snapshot.language)
 
 
-def _opened(stack: ExitStack, path: str | None = None, *_: str) -> int | None:
-    """`path` as an open directory that is closed with `stack`."""
-    if path is None:
-        return None
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    stack.callback(os.close, fd)
-    return fd
+def _session_id(record: SessionRecord | None) -> str | None:
+    return None if record is None or record.vm is not None else record.id

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from era import jsontext
 from era.errors import (
@@ -16,14 +16,12 @@ from era.errors import (
     EraError,
     InternalError,
     NotFoundError,
-    file_not_found,
 )
 from era.ids import copy_id, new_session_id
 from era.languages.asked import parse_setup
 from era.languages.table import check_available
 from era.models import (
     FileEntry,
-    FileKind,
     NewCopy,
     NewSession,
     Page,
@@ -36,9 +34,12 @@ from era.models import (
     SetupState,
     StoredCode,
 )
-from era.relpath import RelPath, user_path
+from era.relpath import user_path
+from era.sandbox.base import Connection
+from era.sessions import inward
 from era.sessions.active import Active, Phase, Registry, TextSink
 from era.sessions.builds import Builds
+from era.sessions.files import Files, OpenFile
 from era.sessions.layers import Layers
 from era.sessions.modules import Modules
 from era.sessions.nodes import Nodes, OneNode, SharedNodes
@@ -51,24 +52,8 @@ from era.sessions.setups import Setups
 from era.sessions.snapshots import Snapshots
 from era.sessions.specs import sealed_spec, without_envs
 from era.sessions.sweep import Sweeper
-from era.storage.base import Blobs
+from era.sessions.vms import Vms
 from era.storage.leases import Holder
-from era.storage.links import walk
-
-_NS_PER_MS = 1_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenFile:
-    """A session file ready to be read; `entry` is the file itself, a link followed."""
-
-    entry: FileEntry
-    blobs: Blobs
-
-    def read(self, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """The bytes `[start, end)` in chunks."""
-        assert self.entry.blob is not None
-        return self.blobs.open(self.entry.blob, start, end)
 
 
 class Sessions:
@@ -81,6 +66,7 @@ class Sessions:
         layers = Layers(parts)
         packages = PackageLayers(parts, layers, limits.setups.layer_max_age_seconds)
         self._layers = layers
+        self._packages = packages
         self._setups = Setups(parts, limits, layers, packages)
         self._modules = _modules(parts, limits)
         self._builds = Builds(parts.programs_dir, parts.driver, limits.programs)
@@ -98,6 +84,10 @@ class Sessions:
             self._builds,
             every_seconds=limits.sweep_seconds,
             grace_seconds=limits.blob_grace_seconds,
+        )
+        self._files = Files(parts, limits.file_bytes)
+        self.vms = Vms(
+            parts, limits, self._runs, self._files, self._forget, self._refuse_when_closing
         )
         self._closing = False
         self._ending: set[asyncio.Future[None]] = set()
@@ -131,8 +121,13 @@ class Sessions:
         await self._sweeper.close()
         await self._builds.close()
         await self._layers.close()
+        await self._packages.close()
         if self._modules is not None:
             await self._modules.close()
+
+    def make_ready(self) -> None:
+        """Make in the background what setups can do without, but are quicker with."""
+        self._packages.make_ready()
 
     @property
     def closing(self) -> bool:
@@ -142,7 +137,12 @@ class Sessions:
     @property
     def busy(self) -> int:
         """Runs and setups under way, and what goes on behind them."""
-        return len(self._runs.registry.all()) + self._setups.busy + self._layers.busy
+        return (
+            len(self._runs.registry.all())
+            + self._setups.busy
+            + self._layers.busy
+            + self._packages.busy
+        )
 
     @property
     def tier(self) -> str:
@@ -354,6 +354,19 @@ class Sessions:
         run.cancel()
         return run.run_id
 
+    # -- what comes in over HTTP --
+
+    async def reach(self, session_id: str, port: int) -> Connection | None:
+        """A connection to a server of the run in progress, which may take a moment to begin to
+        listen; None when there is none.  Raises NotFoundError."""
+        record = await self._records.get(session_id)
+        return await inward.reach(self._runs.registry, record, port, inward.PATIENCE_SECONDS)
+
+    async def serves(self, session_id: str) -> bool:
+        """Whether a run is in progress here, so that it could have servers.  Raises NotFoundError."""
+        record = await self._records.get(session_id)
+        return inward.in_progress(self._runs.registry, record) is not None
+
     # -- files --
 
     async def files(
@@ -364,7 +377,7 @@ class Sessions:
         cursor: str | None = None,
     ) -> Page[FileEntry]:
         """Files of a session by path.  Raises NotFoundError."""
-        return await self._records.files(session_id, prefix=prefix, limit=limit, cursor=cursor)
+        return await self._files.page(session_id, prefix, limit, cursor)
 
     async def open_file(self, session_id: str, path: str) -> OpenFile:
         """A file, to be read.  A link is followed inside the workspace.
@@ -373,32 +386,7 @@ class Sessions:
             InputError: `invalid_path`, `reserved_path`.
             NotFoundError: `session_not_found`, `file_not_found` (also for a directory).
         """
-        entry = await self._records.file(session_id, user_path(path))
-        if entry.kind is FileKind.LINK:
-            entry = await self._follow(session_id, entry)
-        if entry.kind is not FileKind.FILE:
-            raise file_not_found()
-        return OpenFile(entry=entry, blobs=self._parts.blobs)
-
-    async def _follow(self, session_id: str, link: FileEntry) -> FileEntry:
-        steps = walk(link)
-        try:
-            wanted = next(steps)
-            while True:
-                wanted = steps.send(await self._entry(session_id, wanted))
-        except StopIteration as end:
-            found: FileEntry | None = end.value
-        if found is None:
-            raise file_not_found()
-        return found
-
-    async def _entry(self, session_id: str, path: str) -> FileEntry | None:
-        try:
-            return await self._records.file(session_id, RelPath(path))
-        except NotFoundError as error:
-            if error.code != "file_not_found":
-                raise
-            return None
+        return await self._files.open(session_id, user_path(path))
 
     async def put_file(
         self,
@@ -415,19 +403,9 @@ class Sessions:
             NotFoundError: `session_not_found`.
         """
         self._refuse_when_closing()
-        target = user_path(path)
-        await self._records.get(session_id)
-        blob = await self._parts.blobs.put(chunks, limit=self._limits.file_bytes)
-        now_ms = self._parts.clock()
-        entry = FileEntry(
-            path=target,
-            blob=blob.hash,
-            size=blob.size,
-            mtime_ns=now_ms * _NS_PER_MS,
-            content_type=content_type,
-            uploaded_at_ms=now_ms,
+        return await self._files.put(
+            session_id, user_path(path), chunks, content_type, self._limits.quota
         )
-        return await self._records.put_file(session_id, entry, self._limits.quota, now_ms)
 
     async def delete_file(self, session_id: str, path: str, recursive: bool = False) -> None:
         """Remove a file, or with `recursive` a directory.
@@ -436,9 +414,7 @@ class Sessions:
             InputError: `invalid_path`, `reserved_path`.
             NotFoundError: `session_not_found`, `file_not_found`.
         """
-        await self._records.delete_file(
-            session_id, user_path(path), recursive=recursive, now_ms=self._parts.clock()
-        )
+        await self._files.delete(session_id, user_path(path), recursive)
 
     # -- stored code --
 

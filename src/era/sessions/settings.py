@@ -107,6 +107,7 @@ class SessionLimits:
     data_bytes: int = 131_072
     metadata_bytes: int = 64 << 10
     file_bytes: int = 1 << 30
+    max_vms: int = 256
     default_internet_access: bool = False
     public_url: str = ""
     """`<base>` for runs that no request of a client started; empty when unknown."""
@@ -114,3 +115,8 @@ class SessionLimits:
     """Between two sweeps of the stores."""
     blob_grace_seconds: float = 3600.0
     """A blob without a reference is kept this long: its commit may still be under way."""
+
+    @property
+    def vm_quota(self) -> Quota:
+        """What one managed VM may hold: workspace, HOME and /tmp together."""
+        return Quota(total_bytes=self.runs.disk_bytes, count=self.quota.count)

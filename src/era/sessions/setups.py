@@ -236,6 +236,7 @@ class Setups:
                 duration_ms=(time.monotonic_ns() - started_ns) // 1_000_000,
                 cached=attempt.cached,
                 done=attempt.done,
+                installed=attempt.installed,
                 output=attempt.output,
                 failure=failure,
             )

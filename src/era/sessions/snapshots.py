@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -10,12 +11,13 @@ from typing import Final
 
 from era import jsontext, layout
 from era.errors import InputError, NotFoundError, TooLargeError
+from era.ids import vm_id_of
 from era.languages.environment import DENO_CACHE, GO_CACHE, build, is_plain
 from era.languages.table import Launch, check_available, command_launch, launch
 from era.models import JsonText, Network, RunRequest, SessionRecord, SetupStatus
 from era.relpath import DATA_FILE, RelPath
 from era.sandbox.base import BoxSpec, Limits, Overlay, Program
-from era.sessions import builds, goinputs
+from era.sessions import builds, goinputs, inward
 from era.sessions.graphs import Place, Wanted, wanted
 from era.sessions.layers import (
     NOTHING,
@@ -107,6 +109,7 @@ class Snapshots:
             TooLargeError: `data_too_large`, `code_too_large`.
         """
         self.timeout(request, record)
+        inward.check(request.http)
         if request.code is not None and len(request.code.encode()) > self._limits.code_bytes:
             raise TooLargeError("code_too_large", self._limits.code_bytes)
         if record is not None:
@@ -174,7 +177,8 @@ class Snapshots:
         )
         wanted = await self._wanted(record.language, code, place)
         started = self._launch(request, record.language, code, place, wanted)
-        service = service_variables(record, request.base_url)
+        service = service_variables(record, request.base_url) | inward.variables(request.http)
+        body = await inward.body_bind(request.http, self._parts.programs_dir, held)
         env, warnings = build(started.env, request.env, service, has_layer=layer is not NOTHING)
         data = merged if merged is not None else record.data
         injected = stage.data_text(data)
@@ -188,8 +192,16 @@ class Snapshots:
         return Snapshot(
             language=record.language,
             program=program,
-            spec=self._spec(
-                record.allow_internet, record.cpu_count, record.memory_mib, started, layer, lowers
+            spec=replace(
+                self._spec(
+                    record.allow_internet,
+                    record.cpu_count,
+                    record.memory_mib,
+                    started,
+                    layer,
+                    lowers,
+                ),
+                binds=body,
             ),
             files=started.files,
             own_names=frozenset(started.files),
@@ -202,6 +214,33 @@ class Snapshots:
             layer=layer,
             wanted=wanted,
             build=to_build,
+        )
+
+    async def of_vm(self, record: SessionRecord, request: RunRequest) -> Snapshot:
+        """A command in a managed VM; as `of_session`."""
+        tree = await self._parts.trees.ensure(record)
+        lowers = {target: vm_lower(tree, target) for target in layout.VM_PLACES}
+        started = command_launch(request.command or "", tools=self._tools, language=record.language)
+        service = {"ERA_VM_ID": vm_id_of(record.id), "ERA_LANGUAGE": record.language}
+        env, warnings = build(started.env, request.env, service, has_layer=False)
+        spec = self._spec(
+            record.allow_internet,
+            record.cpu_count,
+            record.memory_mib,
+            started,
+            NOTHING,
+            lowers.pop(layout.WORKSPACE),
+        )
+        kept = (Overlay(target=target, lowers=below) for target, below in lowers.items() if below)
+        return Snapshot(
+            language=record.language,
+            program=self._program(started, env, request, record),
+            spec=replace(spec, overlays=(*spec.overlays, *kept)),
+            files={},
+            warnings=(*request.warnings, *warnings),
+            record=record,
+            revision=tree.revision,
+            tree=tree,
         )
 
     async def _named(
@@ -325,6 +364,12 @@ class Snapshots:
             overlays=overlays,
             interpreter=started.interpreter,
         )
+
+
+def vm_lower(tree: Tree, target: str) -> tuple[str, ...]:
+    """The directory of a VM's tree that is shown at `target`; none while nothing is in it."""
+    path = f"{tree.path}{target}"
+    return (path,) if os.path.isdir(path) else ()
 
 
 def go_overlay(cache: GoCache | None, layer: Attachment) -> tuple[Overlay, ...]:

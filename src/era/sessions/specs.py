@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -23,7 +23,8 @@ _MEMBERS: Final = {
 }
 """Kind of a step: the member of the result that lists what was done."""
 
-_REQUIRE: Final = re.compile(r"^\s*(?:require\s+)?([^\s()]+\.[^\s()]+)\s+(v[^\s]+)")
+_REQUIRE: Final = re.compile(r"\s*(?:require\s+)?([^\s()]+\.[^\s()]+)\s+(v[^\s]+)(?!.*=>)")
+_EXCLUDE: Final = re.compile(r"^exclude\s*\([^)]*\)", re.MULTILINE)
 
 
 def sealed_spec(spec: SetupSpec, seal: Seal) -> JsonText:
@@ -71,10 +72,12 @@ def result_text(
     duration_ms: int,
     cached: bool = False,
     done: Iterable[tuple[str, str]] = (),
+    installed: Mapping[str, list[str]] | None = None,
     output: tuple[str, str] = ("", ""),
     failure: Failure | None = None,
 ) -> JsonText:
-    """A `setup_result`.  `done` are pairs of a step's kind and one thing it was asked for."""
+    """A `setup_result`.  `done` are pairs of a step's kind and one thing it was asked for,
+    `installed` what the package steps have left, by kind."""
     result: dict[str, Any] = {
         "success": failure is None,
         "duration_ms": duration_ms,
@@ -82,6 +85,8 @@ def result_text(
     }
     for kind, asked in done:
         result.setdefault(_MEMBERS[kind], []).append(asked)
+    if installed:
+        result["installed"] = dict(installed)
     for name, text in zip(("stdout", "stderr"), output, strict=True):
         if text or failure is not None:
             result[name] = text
@@ -96,7 +101,7 @@ def asked(spec: SetupSpec, kind: str) -> tuple[str, ...]:
         return spec.pip or _requirements(spec.requirements or "")
     if kind == "npm":
         return spec.npm or _dependencies(spec.package_json or "{}")
-    return spec.go or _modules(spec.go_mod or "")
+    return spec.go or tuple("@".join(pair) for pair in modules(spec.go_mod or ""))
 
 
 def _requirements(text: str) -> tuple[str, ...]:
@@ -112,6 +117,7 @@ def _dependencies(text: str) -> tuple[str, ...]:
     return tuple(f"{name}@{version}" for name, version in dependencies.items())
 
 
-def _modules(text: str) -> tuple[str, ...]:
-    matches = map(_REQUIRE.match, text.splitlines())
-    return tuple(f"{match[1]}@{match[2]}" for match in matches if match)
+def modules(go_mod: str) -> tuple[tuple[str, str], ...]:
+    """Path and version of each module that the text of a go.mod requires."""
+    matches = map(_REQUIRE.match, _EXCLUDE.sub("", go_mod).splitlines())
+    return tuple((match[1], match[2]) for match in matches if match)

@@ -5,8 +5,9 @@ Neither knows of boxes or HTTP.  Every method is atomic: it happened whole, or n
 when the process is killed in the middle.  Every keeper passes `tests/contracts`.
 
 How manifests are kept: each entry belongs to a revision interval `[since, until)` of its session.
-A change closes the old entry and adds a new one, so a commit writes what changed, a copy is one
-statement, and an earlier revision can still be read until `prune_history` drops it.
+A change closes the old entry and adds a new one, so a commit writes what changed, and an earlier
+revision can still be read until `prune_history` drops it.  A copy shares the entries of one revision
+with its source and writes none; what either changes afterwards is its own.
 """
 
 from __future__ import annotations
@@ -274,7 +275,8 @@ class Records(Protocol):
         """
 
     async def prune_history(self, keep: Callable[[int], int]) -> int:
-        """Forget closed manifest entries that ended at or before revision `keep(uid)`; how many."""
+        """Forget closed manifest entries that ended at or before revision `keep(uid)`; how many.
+        What copies share stays as long as they have it, also when its session is gone."""
 
     # -- stored code --
 
@@ -350,7 +352,8 @@ class Records(Protocol):
         """Remove a layer that no session refers to; None when it is used or unknown."""
 
     async def unreferenced(self, blobs: Sequence[str]) -> tuple[str, ...]:
-        """Which of `blobs` no manifest entry (of any kept revision) and no layer refers to."""
+        """Which of `blobs` no manifest entry (of any kept revision) and no layer refers to.  Nothing
+        that can still be read is among them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,8 @@ class CollectContext:
 
     `tree_fd` is the session's tree and `layer_fd` the workspace part of its setup layer, both as
     open directories, None when there is none.  `own_names` are files of the service at the
-    workspace root.  `max_bytes` bounds the sum of file sizes (0: `MAX_BYTES`), `max_entries` the
+    workspace root.  With `everything` no change is passed over or left out for its name, and no link
+    for where it leads.  `max_bytes` bounds the sum of file sizes (0: `MAX_BYTES`), `max_entries` the
     names looked at.  `xattr_prefix` is what the overlay's own attributes begin with: `user` when it
     was mounted with `userxattr`, as by a service that is not root, else `trusted`; those of the
     other kind are the program's own.
@@ -49,6 +50,7 @@ class CollectContext:
     tree_fd: int | None = None
     layer_fd: int | None = None
     own_names: frozenset[str] = frozenset()
+    everything: bool = False
     max_entries: int = 200_000
     max_bytes: int = 0
     xattr_prefix: Literal["trusted", "user"] = "trusted"
@@ -130,6 +132,8 @@ class Scan:
 
     def _is_ours(self, path: RelPath, status: os.stat_result) -> bool:
         """Whether the change is none of the program's, and is passed over in silence."""
+        if self.context.everything:
+            return False
         if path in (DATA_FILE, RESERVED_DIR) or path in self.context.own_names:
             return True
         if beneath.is_whiteout(status):
@@ -193,7 +197,7 @@ class Scan:
             self.removed.append(path)
 
     def _file(self, path: RelPath, status: os.stat_result) -> None:
-        if is_secret(path):
+        if self._is_secret(path):
             self.skip(path, "secret_name")
             return
         self._bytes += status.st_size
@@ -204,15 +208,18 @@ class Scan:
 
     def _link(self, raw: bytes, path: RelPath, status: os.stat_result) -> None:
         target = raw.decode("utf-8", "replace")
-        if is_secret(path):
+        if self._is_secret(path):
             self.skip(path, "secret_name")
         elif target.encode() != raw:
             self.skip(path, "bad_name")
-        elif leads_outside(path, target):
+        elif not self.context.everything and leads_outside(path, target):
             self.skip(path, "outside_link")
         else:
             self._replaced(path)
             self.others.append(replace(_entry(path, FileKind.LINK, status), target=target))
+
+    def _is_secret(self, path: RelPath) -> bool:
+        return not self.context.everything and is_secret(path)
 
     def _replaced(self, path: RelPath) -> None:
         """A directory of the snapshot that is no longer one takes with it what was below."""

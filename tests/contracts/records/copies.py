@@ -16,6 +16,7 @@ from era.storage.base import Records
 from tests.contracts.records.kit import (
     PIP,
     assert_counts,
+    blob,
     commit,
     everything,
     file,
@@ -122,6 +123,61 @@ async def test_a_copy_of_a_copy_names_its_own_source(records: Records) -> None:
     await records.delete("s")
     assert (await records.duplicate("t", "u", 9, data=None, include_files=True)).source_id == "t"
     assert await paths(records, "u") == ["a/b", "c", "l"]
+
+
+async def test_what_copies_share_is_there_until_the_last_of_them_is_gone(
+    records: Records,
+) -> None:
+    await full_session(records)
+    names = [blob("12345"), blob("22"), blob("own")]
+    for copy in ("t", "u"):
+        await records.duplicate("s", copy, 9, data=None, include_files=True)
+    tree = await everything(records, "t")
+    await commit(records, file("c", "own"), removed=["a/b"])
+    await records.prune_history(lambda _: 99)
+    assert await everything(records, "t") == await everything(records, "u") == tree
+    await records.delete("s")
+    await records.prune_history(lambda _: 99)
+    assert await everything(records, "t") == await everything(records, "u") == tree
+    await records.delete("t")
+    await records.prune_history(lambda _: 99)
+    assert await everything(records, "u") == tree
+    assert await records.unreferenced(names) == (blob("own"),)
+    await records.delete_file("u", RelPath("a/b"), recursive=False, now_ms=9)
+    await records.prune_history(lambda _: 99)
+    assert await records.unreferenced(names) == (blob("12345"), blob("own"))
+    await records.delete_all()
+    assert await records.unreferenced(names) == tuple(names)
+
+
+@pytest.mark.parametrize("changed", [3, 300])
+async def test_a_copy_of_a_changed_copy_is_as_that_one(records: Records, changed: int) -> None:
+    await full_session(records)
+    await records.duplicate("s", "t", 9, data=None, include_files=True)
+    more = [file(f"more/{n}", str(n)) for n in range(changed)]
+    await commit(records, *more, file("c", "other"), removed=["a/b"], name="t")
+    tree, uid = await everything(records, "t"), (await records.get("t")).uid
+    copy = await records.duplicate("t", "u", 9, data=None, include_files=True)
+    assert copy.file_count == changed + 2
+    assert await everything(records, "u") == await everything(records, "t") == tree
+    await commit(records, removed=["more"], name="t")
+    assert await records.manifest_diff(uid, 2) is not None
+    await records.delete("s")
+    await records.delete("t")
+    assert await everything(records, "u") == tree
+    await assert_counts(records, "u")
+
+
+async def test_what_a_copy_removed_and_wrote_again_is_there_once(records: Records) -> None:
+    await full_session(records)
+    await records.duplicate("s", "t", 9, data=None, include_files=True)
+    for content in ("x", "y"):
+        await commit(records, removed=["c", "a"], name="t")
+        assert await paths(records, "t") == ["l"]
+        await commit(records, file("c", content), file("a", content), name="t")
+        assert await paths(records, "t") == ["a", "c", "l"]
+        await assert_counts(records, "t")
+    assert await paths(records) == ["a/b", "c", "l"]
 
 
 async def test_a_copy_needs_a_free_id(records: Records) -> None:

@@ -175,6 +175,49 @@ async def test_every_earlier_revision_leads_to_the_present_tree(
         await assert_counts(records, name)
 
 
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    before=st.lists(STEPS, min_size=1, max_size=4),
+    between=st.lists(STEPS, max_size=3),
+    after=st.lists(STEPS, min_size=1, max_size=5),
+    sources=st.lists(STEPS, max_size=3),
+)
+async def test_revisions_of_copies_lead_to_their_present_trees(
+    records: Records,
+    before: list[Step],
+    between: list[Step],
+    after: list[Step],
+    sources: list[Step],
+) -> None:
+    names = [f"h{next(serial)}" for _ in range(3)]
+    await make(records, names[0])
+    for name, steps, copy in ((names[0], before, names[1]), (names[1], between, names[2])):
+        for step in steps:
+            await take(records, name, step)
+        await records.duplicate(name, copy, 1, data=None, include_files=True)
+    uid = (await records.get(names[2])).uid
+    disks: dict[int, Disk] = {0: {}}
+    for number in range(len(after) + 1):
+        if number:
+            await take(records, names[2], after[number - 1])
+        if number < len(sources):  # what happens to the others is nothing to this one
+            await take(records, names[number % 2], sources[number])
+        elif number == len(sources):
+            await records.delete(names[0])
+        revision = (await records.get(names[2])).files_revision
+        whole = await records.manifest_diff(uid, 0)
+        assert whole is not None
+        now = apply({}, whole)
+        for earlier, disk in disks.items():
+            change = await records.manifest_diff(uid, earlier)
+            assert change is not None
+            assert described(apply(disk, change), now) == now
+        disks[revision] = now
+        await assert_counts(records, names[2])
+
+
 def described(disk: Disk, like: Disk) -> Disk:
     """`disk`, where a directory that `like` does not describe is not described either."""
     return {

@@ -16,7 +16,7 @@ from era.api.routing import Call, Operation
 from era.models import FileEntry
 
 if TYPE_CHECKING:
-    from era.sessions.service import OpenFile
+    from era.sessions.files import OpenFile
 
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
@@ -38,7 +38,11 @@ async def get_file(call: Call) -> Response:
     if not call.scope["path_params"]["path"]:
         return await list_files(call)
     path = await call.file_path()
-    opened = await call.sessions.open_file(call.session_id, path)
+    return answer_file(call, path, await call.sessions.open_file(call.session_id, path))
+
+
+def answer_file(call: Call, path: str, opened: OpenFile) -> Response:
+    """The bytes of an open file, as far as they are asked for."""
     etag = f'"{opened.entry.blob}"'
     if _known(call.header("if-none-match"), etag):
         return Response(status_code=304, headers={"ETag": etag})

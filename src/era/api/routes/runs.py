@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final
 
 from starlette.responses import Response
 
@@ -14,7 +16,8 @@ from era.api.answers import json_answer
 from era.api.body import unless_gone
 from era.api.forward import where_it_is, where_it_runs
 from era.api.routing import Call, Operation
-from era.api.stream import EventStream, Feed
+from era.api.stream import EventStream, Feed, Shown, session_run
+from era.models import RunResult
 
 RUN_ERRORS: Final = (
     "invalid_json",
@@ -55,8 +58,17 @@ async def stream(call: Call) -> Response:
     """
     session_id = call.session_id
     request = await call.object(parse.run, call.options.bounds, call.base_url())
+    return await streamed(call, partial(call.sessions.run, session_id, request), session_run)
+
+
+Start = Callable[[Callable[[str, str], None], Callable[[], None]], Coroutine[Any, Any, RunResult]]
+"""Begins a run whose output goes to a sink (stream, text), and tells when the run has been queued."""
+
+
+async def streamed(call: Call, start: Start, shown: Shown) -> Response:
+    """The events of a run; what can be refused before it is queued is raised."""
     feed, accepted = Feed(), asyncio.Event()
-    run = asyncio.ensure_future(call.sessions.run(session_id, request, feed.output, accepted.set))
+    run = asyncio.ensure_future(start(feed.output, accepted.set))
     waiting = asyncio.ensure_future(accepted.wait())
     try:
         await asyncio.wait((run, waiting), return_when=asyncio.FIRST_COMPLETED)
@@ -67,7 +79,7 @@ async def stream(call: Call) -> Response:
         raise
     finally:
         waiting.cancel()
-    return EventStream(run, feed, call.request_id)
+    return EventStream(run, feed, call.request_id, shown)
 
 
 async def cancel(call: Call) -> Response:

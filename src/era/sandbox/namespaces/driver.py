@@ -566,6 +566,14 @@ class _NamespacesBox:
             self._driver.pool.ended()
             self._stop = self.current = None
 
+    def changes(self, target: str) -> int | None:
+        """See `Box`.  All scratch of a box lies side by side in a directory of the launcher's."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(f"../{policy.SCRATCH[target]}", flags, dir_fd=self.workspace_fd)
+        except FileNotFoundError:
+            return None
+
     def cancel(self) -> None:
         """See `Box`."""
         if self._stop is not None:

@@ -155,6 +155,8 @@ class DatabaseRecords(ABC):
     async def prune_history(self, keep: Callable[[int], int]) -> int:
         # `keep` belongs to the caller's thread, so it is asked here and not inside a unit.  What it
         # allows to forget stays allowed: revisions only grow.
+        while await self._write(sessions.settle_last_copy):
+            pass
         bounds = {uid: keep(uid) for uid in await self._read(files.with_history)}
         return await self._write(files.prune, bounds) if bounds else 0
 

@@ -18,6 +18,7 @@ from era.models import (
     VmState,
 )
 from era.relpath import RelPath
+from era.storage.records.entry_statements import GONE
 from era.storage.records.statements import SESSION_COLUMNS, SETUP_COLUMNS, VM_COLUMNS
 
 _SESSION: Final = tuple(column.name for column in SESSION_COLUMNS)
@@ -32,12 +33,23 @@ NO_SETUP_RESULT: Final = '{"success":true,"duration_ms":0,"cached":false}'
 
 
 @dataclass(frozen=True, slots=True)
+class Tree:
+    """Where the entries of a session are: its own, and, where it has none, those that `base` had at
+    `base_revision` (copies only)."""
+
+    uid: int
+    base: int | None = None
+    base_revision: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """A session inside the unit that changes it: the record, and what a client never sees."""
 
     record: SessionRecord
     dir_count: int
     history_from: int
+    tree: Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +72,9 @@ def session(row: Sequence[Any]) -> SessionRecord:
 
 def held(row: Sequence[Any]) -> Held:
     """A row of `statements.lock_*`."""
-    return Held(session(row), row[_M + 1], row[_M + 2])
+    record = session(row)
+    dir_count, history_from, base, base_revision = row[_M + 1 : _M + 5]
+    return Held(record, dir_count, history_from, Tree(record.uid, base, base_revision))
 
 
 def vm_state(row: Sequence[Any]) -> VmState:
@@ -128,6 +142,8 @@ def new_session(session_id: str, new: NewSession, now_ms: int) -> dict[str, Any]
         "history_from": 0,
         "metadata": new.metadata,
         "data": new.data,
+        "base_uid": None,
+        "base_revision": None,
     }
 
 
@@ -150,6 +166,7 @@ def session_copy(
     }
     if not with_files:
         row |= {"file_count": 0, "dir_count": 0, "total_size_bytes": 0}
+    row |= {"base_uid": None, "base_revision": None}
     row["files_revision"] = int(bool(row["file_count"] or row["dir_count"]))
     return row
 
@@ -192,6 +209,12 @@ def entry_row(uid: int, entry: FileEntry, since: int) -> dict[str, Any]:
         "content_type": entry.content_type,
         "uploaded_at_ms": entry.uploaded_at_ms,
     }
+
+
+def gone_row(uid: int, path: str, since: int) -> dict[str, Any]:
+    """The row that hides what the base of a copy has at `path`."""
+    gone = FileEntry(path=str.__new__(RelPath, path), kind=FileKind.DIR, mode=0)
+    return entry_row(uid, gone, since) | {"kind": GONE}
 
 
 def storable_mtime(nanoseconds: int) -> int:

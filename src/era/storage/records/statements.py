@@ -95,9 +95,9 @@ def among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
 
 # --- sessions -----------------------------------------------------------------------------------
 
-SESSION_COLUMNS: Final = tuple(
-    column for column in sessions.c if column.name not in ("dir_count", "history_from")
-)
+HIDDEN: Final = ("dir_count", "history_from", "base_uid", "base_revision")
+"""What a client never sees of a session."""
+SESSION_COLUMNS: Final = tuple(column for column in sessions.c if column.name not in HIDDEN)
 SETUP_COLUMNS: Final = (
     setups.c.request,
     setups.c.status,
@@ -113,8 +113,7 @@ _full: Final = select(
     *SETUP_COLUMNS,
     *VM_COLUMNS,
     _has_code,
-    sessions.c.dir_count,
-    sessions.c.history_from,
+    *(sessions.c[name] for name in HIDDEN),
 ).select_from(
     sessions.outerjoin(setups, setups.c.uid == sessions.c.uid).outerjoin(
         vms, vms.c.uid == sessions.c.uid
@@ -141,9 +140,13 @@ session_by_uid: Final = _full.where(_uid_is)
 _lock: Final = select(sessions.c.uid).with_for_update()
 lock_by_id: Final = _lock.where(_id_is)
 lock_by_uid: Final = _lock.where(_uid_is)
-uid_by_id: Final = select(sessions.c.uid, sessions.c.file_count, sessions.c.total_size_bytes).where(
-    _id_is
-)
+tree_by_id: Final = select(
+    sessions.c.uid,
+    sessions.c.base_uid,
+    sessions.c.base_revision,
+    sessions.c.file_count,
+    sessions.c.total_size_bytes,
+).where(_id_is)
 session_page: Final = _page(_full.where(_no_vm))
 # "+ 0" takes the choice from SQLite's planner: a prefix is the narrower condition.
 session_page_of: Final = (
@@ -224,76 +227,6 @@ commit_session: Final = count_files.values(last_run_at_ms=param("last_run_at_ms"
 commit_session_data: Final = commit_session.values(
     data=param("data"), data_revision=param("data_revision")
 )
-raise_history: Final = update(sessions).where(_uid_is).values(history_from=param("history_from"))
-
-# --- the manifest -------------------------------------------------------------------------------
-
-ENTRY_COLUMNS: Final = (
-    entries.c.path,
-    entries.c.kind,
-    entries.c.blob,
-    entries.c.size,
-    entries.c.mode,
-    entries.c.mtime_ns,
-    entries.c.target,
-    entries.c.content_type,
-    entries.c.uploaded_at_ms,
-)
-_own: Final = entries.c.uid == param("of")
-_live: Final = entries.c.until == null()
-_shown: Final = entries.c.kind != "dir"
-_here: Final = and_(_own, _live)
-_between: Final = and_(entries.c.path >= param("low"), entries.c.path < param("high"))
-_entry: Final = select(*ENTRY_COLUMNS, entries.c.key, entries.c.since)
-
-_size_of_files: Final = func.coalesce(func.sum(entries.c.size), 0)
-
-file_page: Final = (
-    _entry.where(_here, _shown, _between, entries.c.path > param("after"))
-    .order_by(entries.c.path)
-    .limit(param("limit"))
-)
-file_total_of: Final = select(func.count(), _size_of_files).where(_here, _shown, _between)
-entry_at: Final = _entry.where(_here, entries.c.path == param("at"))
-entries_at: Final = _entry.where(_here, among(entries.c.path, "paths"))
-entries_between: Final = _entry.where(_here, _between)
-has_between: Final = select(exists().where(_here, _between))
-
-_top: Final = listed("paths", "top")
-# "/" + 1 == "0": everything below a directory lies between the two in byte order.
-_below_top: Final = and_(
-    entries.c.path > _top.c.value + literal_column("'/'"),
-    entries.c.path < _top.c.value + literal_column("'0'"),
-)
-entries_below: Final = select(
-    *ENTRY_COLUMNS, entries.c.key, entries.c.since, _top.c.value
-).select_from(_top.outerjoin(entries, and_(_here, _below_top)))
-"""Current entries anywhere below each of `paths`, with that path last; nulls where there are none.
-An outer join only because SQLite would walk all entries to begin with if it were free to choose."""
-occupied: Final = select(_top.c.value).where(exists().where(_here, _below_top).correlate(_top))
-"""Those of `paths` that have a current entry below them."""
-
-insert_entries: Final = insert(entries)
-close_entries: Final = (
-    update(entries).where(among(entries.c.key, "keys")).values(until=param("revision"))
-)
-copy_entries: Final = insert(entries).from_select(
-    ["uid", "since", *(column.name for column in ENTRY_COLUMNS)],
-    select(cast(param("copy_uid"), BigInteger), literal(1, BigInteger), *ENTRY_COLUMNS).where(
-        _here
-    ),
-)
-written_since: Final = _entry.where(_here, entries.c.since > param("revision")).order_by(
-    entries.c.path
-)
-gone_since: Final = _entry.where(
-    _own, entries.c.until > param("revision"), entries.c.since <= param("revision")
-)
-sessions_with_history: Final = select(entries.c.uid).where(entries.c.until != null()).distinct()
-_forgotten: Final = and_(_own, entries.c.until <= param("revision"))
-last_forgotten: Final = select(func.max(entries.c.until), func.count()).where(_forgotten)
-forget_entries: Final = delete(entries).where(_forgotten)
-
 # --- stored code --------------------------------------------------------------------------------
 
 code_of: Final = select(codes.c.code, codes.c.description, codes.c.updated_at_ms).where(

@@ -1,6 +1,7 @@
 """The tables.  Text that is ordered or compared by range (ids, paths) sorts by its UTF-8 bytes.
 
     sessions 1 ── n entries       the manifest, with history
+             n ┈┈ 1 sessions      copies, and whose entries they share (`orphans`: of one that is gone)
              1 ── 0..1 codes      stored code
              1 ── 0..1 leases     which node serves it
              1 ── 0..1 vms        what makes it a managed VM and no session
@@ -79,7 +80,25 @@ sessions: Final = Table(
     # Long texts last, so that the rest of the row is read without them.
     Column("metadata", Text, nullable=False),
     Column("data", Text, nullable=False),
+    # A copy: whose entries, as of which revision, it has where it has none itself.
+    Column("base_uid", BigInteger),
+    Column("base_revision", BigInteger),
     sqlite_autoincrement=True,
+)
+
+Index(
+    "ix_sessions_base",
+    sessions.c.base_uid,
+    sessions.c.base_revision,
+    sqlite_where=text("base_uid IS NOT NULL"),
+    postgresql_where=text("base_uid IS NOT NULL"),
+)
+
+orphans: Final = Table(
+    "orphans",
+    metadata,
+    # Sessions that are gone, whose entries copies still have.
+    Column("uid", KEY, primary_key=True, autoincrement=False),
 )
 
 counts: Final = Table(
@@ -109,7 +128,8 @@ entries: Final = Table(
     "entries",
     metadata,
     Column("key", KEY, primary_key=True),
-    _session_uid(nullable=False),
+    # No foreign key: entries outlive their session while copies of it have them.
+    Column("uid", KEY, nullable=False),
     Column("path", BYTEWISE, nullable=False),
     # The revisions [since, until) have this entry; `until` null: the current one has it.
     Column("since", BigInteger, nullable=False),
@@ -136,8 +156,18 @@ current: Final = Index(
 )
 """The current tree in path order; at most one current entry a path."""
 
-# What came after a revision; also the way of the foreign key, which needs an index without
-# condition.  `until` is not in it: SQLite's planner would then prefer it to the one above.
+# What a copy has of its base, though the base has it no more.
+Index(
+    "ix_entries_uid_path_until",
+    entries.c.uid,
+    entries.c.path,
+    entries.c.until,
+    sqlite_where=text("until IS NOT NULL"),
+    postgresql_where=text("until IS NOT NULL"),
+)
+
+# What came after a revision; also the way to all entries of a session.  `until` is not in it:
+# SQLite's planner would then prefer it to the unique one.
 Index("ix_entries_uid_since", entries.c.uid, entries.c.since)
 # What left after a revision, and what can be forgotten.
 Index(

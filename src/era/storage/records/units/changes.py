@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,10 @@ from sqlalchemy import Connection
 
 from era.models import FileEntry, FileKind
 from era.storage.base import Quota
+from era.storage.records import entry_statements as entries
 from era.storage.records import rows
 from era.storage.records import statements as sql
-from era.storage.records.rows import Held, Stored
+from era.storage.records.rows import Held, Stored, Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +76,29 @@ def write_entries(
 ) -> None:
     """The rows of the next revision alone."""
     revision = held.record.files_revision + 1
-    if ended:
-        keys = json.dumps([old.key for old in ended])
-        connection.execute(sql.close_entries, {"keys": keys, "revision": revision})
-    if begun:
-        connection.execute(
-            sql.insert_entries,
-            [rows.entry_row(held.record.uid, entry, revision) for entry in begun],
-        )
+    keys = [old.key for old in ended if old.key != entries.BASE_KEY]
+    if keys:
+        asked = {"keys": json.dumps(keys), "revision": revision}
+        connection.execute(entries.close_entries, asked)
+    new = [rows.entry_row(held.tree.uid, entry, revision) for entry in begun]
+    if held.tree.base is not None:
+        paths = {str(entry.path) for entry in begun}
+        hidden = _of_base(connection, held.tree, {str(old.entry.path) for old in ended} - paths)
+        new += [rows.gone_row(held.tree.uid, path, revision) for path in sorted(hidden)]
+        shown = {"of": held.tree.uid, "paths": json.dumps(sorted(paths)), "revision": revision}
+        connection.execute(entries.close_gone, shown)
+    if new:
+        connection.execute(entries.insert_entries, new)
+
+
+def _of_base(connection: Connection, tree: Tree, paths: Iterable[str]) -> set[str]:
+    """Those of `paths` at which the base of a copy has something."""
+    asked = {
+        "base": tree.base,
+        "base_revision": tree.base_revision,
+        "paths": json.dumps(sorted(paths)),
+    }
+    return set(connection.execute(entries.in_base, asked).scalars())
 
 
 def counts(held: Held, totals: Totals, now_ms: int) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from era.models import FileEntry, FileKind, SessionRecord
 from era.relpath import RelPath
 from era.storage.base import Committed, Quota, RunCommit
 from era.storage.links import all_above, nearest_above
+from era.storage.records import entry_statements as entries
 from era.storage.records import rows
 from era.storage.records import statements as sql
-from era.storage.records.rows import Held, Stored
+from era.storage.records.rows import Held, Stored, Tree
 from era.storage.records.units import files
 from era.storage.records.units.changes import Totals, counts, write_entries
 from era.storage.records.units.leases import fence
@@ -115,7 +116,7 @@ def commit_run(connection: Connection, commit: RunCommit, quota: Quota) -> Commi
     held = lock_uid(connection, commit.uid)
     if commit.epoch is not None:
         fence(connection, commit.uid, commit.epoch)
-    plan = _planned(connection, commit)
+    plan = _planned(connection, held.tree, commit)
     before = Totals.of(held)
     after = plan.totals(before)
     over = after.excess(before, quota) is not None
@@ -130,7 +131,7 @@ def commit_run(connection: Connection, commit: RunCommit, quota: Quota) -> Commi
     )
 
 
-def _planned(connection: Connection, commit: RunCommit) -> Plan:
+def _planned(connection: Connection, tree: Tree, commit: RunCommit) -> Plan:
     """What the commit does to the manifest: first the removals, then the writes, parents first.
 
     Whatever stands where a written entry, or a directory above it, has to be gives way.
@@ -141,9 +142,9 @@ def _planned(connection: Connection, commit: RunCommit) -> Plan:
     written = [_stored_form(entry, commit.finished_at_ms) for entry in changes.written]
     parents = all_above(entry.path for entry in written)
     known = files.at(
-        connection, commit.uid, {*parents, *changes.removed, *(entry.path for entry in written)}
+        connection, tree, {*parents, *changes.removed, *(entry.path for entry in written)}
     )
-    under = _below(connection, commit.uid, {*changes.removed, *_new_leaves(written, known)})
+    under = _below(connection, tree, {*changes.removed, *_new_leaves(written, known)})
     plan = Plan(known | {path: old for group in under.values() for path, old in group.items()})
     for path in changes.removed:
         for old in (known.get(path), *under.get(path, {}).values()):
@@ -182,14 +183,14 @@ def _new_leaves(written: Iterable[FileEntry], known: dict[str, Stored]) -> set[R
     }
 
 
-def _below(connection: Connection, uid: int, paths: set[RelPath]) -> dict[str, dict[str, Stored]]:
+def _below(connection: Connection, tree: Tree, paths: set[RelPath]) -> dict[str, dict[str, Stored]]:
     """The current entries below each of `paths`: by that path, then by their own."""
     found: dict[str, dict[str, Stored]] = {}
     if paths:
-        asked = {"of": uid, "paths": json.dumps(sorted(paths))}
-        for row in connection.execute(sql.entries_below, asked):
+        asked = {"paths": json.dumps(sorted(paths))}
+        for row in files.ask(connection, entries.entries_below, tree, asked):
             if row[0] is not None:
-                found.setdefault(row[11], {})[row[0]] = rows.stored(row)
+                found.setdefault(row[-1], {})[row[0]] = rows.stored(row)
     return found
 
 

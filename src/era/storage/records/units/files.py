@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, CursorResult
 
 from era.errors import InputError, TooLargeError, file_not_found, session_not_found
 from era.models import FileEntry, FileKind, Page
@@ -15,19 +15,31 @@ from era.relpath import RelPath
 from era.storage.base import ManifestDiff, Quota
 from era.storage.links import Walk, above, all_above, root_of, walk
 from era.storage.records import cursors, rows
+from era.storage.records import entry_statements as entries
 from era.storage.records import statements as sql
-from era.storage.records.rows import Held, Stored
+from era.storage.records.entry_statements import Twin
+from era.storage.records.rows import Held, Stored, Tree
 from era.storage.records.units.changes import Totals, write
 from era.storage.records.units.sessions import lock
 
 _LIST: Final = "files"
 
 
-def at(connection: Connection, uid: int, paths: Iterable[str]) -> dict[str, Stored]:
+def ask(
+    connection: Connection, question: Twin, tree: Tree, more: Mapping[str, Any]
+) -> CursorResult[Any]:
+    """The answer to a question about a session's tree."""
+    if tree.base is None:
+        return connection.execute(question.plain, {"of": tree.uid, **more})
+    asked = {"of": tree.uid, "base": tree.base, "base_revision": tree.base_revision, **more}
+    return connection.execute(question.copy, asked)
+
+
+def at(connection: Connection, tree: Tree, paths: Iterable[str]) -> dict[str, Stored]:
     """The current entries at `paths`, by path; a path without one is left out."""
     # A link may name what no stored path is, and no database takes as text.
     asked = json.dumps([path for path in paths if cursors.is_text(path)])
-    found = connection.execute(sql.entries_at, {"of": uid, "paths": asked}).fetchall()
+    found = ask(connection, entries.entries_at, tree, {"paths": asked}).fetchall()
     return {row[0]: rows.stored(row) for row in found}
 
 
@@ -38,21 +50,21 @@ def page(
     connection: Connection, session_id: str, prefix: str, limit: int | None, cursor: str | None
 ) -> Page[FileEntry]:
     """See `Records.files`."""
-    uid, count, size = _head(connection, session_id)
+    tree, count, size = _head(connection, session_id)
     after = "" if cursor is None else cursors.decode(_LIST, cursor)
     low_high = cursors.prefix_range(prefix)
     if low_high is None:
         return Page(items=(), total=0)
     low, high = low_high
     wanted = sql.EVERYTHING if limit is None else limit
-    part = {"of": uid, "low": low, "high": high}
-    found = connection.execute(
-        sql.file_page, {**part, "after": after, "limit": wanted + 1}
-    ).fetchall()
+    part = {"low": low, "high": high}
+    asked = {**part, "after": after, "limit": wanted + 1}
+    found = ask(connection, entries.file_page, tree, asked).fetchall()
     if prefix:
-        count, size = connection.execute(sql.file_total_of, part).one()
+        totals = ask(connection, entries.file_totals, tree, part).fetchall()
+        count, size = (sum(int(row[at]) for row in totals) for at in (0, 1))
     root = root_of(session_id)
-    items = with_link_sizes(connection, uid, root, [rows.entry(row) for row in found[:wanted]])
+    items = with_link_sizes(connection, tree, root, [rows.entry(row) for row in found[:wanted]])
     more = len(found) > wanted
     return Page(
         items=tuple(items),
@@ -62,24 +74,24 @@ def page(
     )
 
 
-def _head(connection: Connection, session_id: str) -> tuple[int, int, int]:
-    row = connection.execute(sql.uid_by_id, {"id": session_id}).first()
+def _head(connection: Connection, session_id: str) -> tuple[Tree, int, int]:
+    row = connection.execute(sql.tree_by_id, {"id": session_id}).first()
     if row is None:
         raise session_not_found()
-    return row[0], row[1], row[2]
+    return Tree(*row[:3]), row[3], row[4]
 
 
 def file(connection: Connection, session_id: str, path: RelPath) -> FileEntry:
     """See `Records.file`."""
-    uid, _, _ = _head(connection, session_id)
-    row = connection.execute(sql.entry_at, {"of": uid, "at": str(path)}).first()
+    tree, _, _ = _head(connection, session_id)
+    row = ask(connection, entries.entry_at, tree, {"at": str(path)}).first()
     if row is None:
         raise file_not_found()
-    return with_link_sizes(connection, uid, root_of(session_id), [rows.entry(row)])[0]
+    return with_link_sizes(connection, tree, root_of(session_id), [rows.entry(row)])[0]
 
 
 def with_link_sizes(
-    connection: Connection, uid: int, root: str, listed: list[FileEntry]
+    connection: Connection, tree: Tree, root: str, listed: list[FileEntry]
 ) -> list[FileEntry]:
     """`listed`, each link with the size of the file it leads to.  All links take their next step
     together, so their number costs no further statements."""
@@ -91,7 +103,7 @@ def with_link_sizes(
             _step(entry, walk(entry, root), None, walks, sizes)
     while walks:
         unknown = {path for _, _, path in walks} - seen.keys()
-        found = at(connection, uid, unknown) if unknown else {}
+        found = at(connection, tree, unknown) if unknown else {}
         seen.update({path: found[path].entry if path in found else None for path in unknown})
         waiting, walks = walks, []
         for link, steps, path in waiting:
@@ -123,12 +135,12 @@ def put(
 ) -> FileEntry:
     """See `Records.put_file`."""
     held = lock(connection, session_id)
-    uid, path = held.record.uid, entry.path
-    near = at(connection, uid, [path, *above(path)])
+    tree, path = held.tree, entry.path
+    near = at(connection, tree, [path, *above(path)])
     old = near.pop(path, None)
     if any(parent.entry.kind is not FileKind.DIR for parent in near.values()):
         raise InputError("invalid_path", details="a parent of the path is no directory")
-    if _is_directory(connection, uid, path, old):
+    if _is_directory(connection, tree, path, old):
         raise InputError("invalid_path", details="there is a directory at the path")
     kept = old is not None and old.entry.kind is FileKind.FILE
     new = _stored_form(replace(entry, mode=old.entry.mode) if kept and old else entry, now_ms)
@@ -147,10 +159,10 @@ def _stored_form(entry: FileEntry, now_ms: int) -> FileEntry:
     )
 
 
-def _is_directory(connection: Connection, uid: int, path: RelPath, entry: Stored | None) -> bool:
+def _is_directory(connection: Connection, tree: Tree, path: RelPath, entry: Stored | None) -> bool:
     if entry is not None:
         return entry.entry.kind is FileKind.DIR
-    return bool(connection.execute(sql.has_between, {"of": uid, **_below(path)}).scalar())
+    return any(ask(connection, entries.has_between, tree, _below(path)).scalars())
 
 
 def _below(path: str) -> dict[str, str]:
@@ -172,17 +184,17 @@ def delete(
 ) -> None:
     """See `Records.delete_file`."""
     held = lock(connection, session_id)
-    uid = held.record.uid
-    gone = list(at(connection, uid, [path]).values())
+    tree = held.tree
+    gone = list(at(connection, tree, [path]).values())
     if not recursive:
-        if _is_directory(connection, uid, path, gone[0] if gone else None):
+        if _is_directory(connection, tree, path, gone[0] if gone else None):
             raise InputError(
                 "invalid_path",
                 details="there is a directory at the path",
                 hint="add ?recursive=1 to delete a directory with all below it",
             )
     elif not gone or gone[0].entry.kind is FileKind.DIR:
-        found = connection.execute(sql.entries_between, {"of": uid, **_below(path)})
+        found = ask(connection, entries.entries_between, tree, _below(path))
         gone += [rows.stored(row) for row in found]
     if not gone:
         raise file_not_found()
@@ -204,22 +216,22 @@ def diff(connection: Connection, uid: int, since: int) -> ManifestDiff | None:
     head = held.record.files_revision
     if since > head or (since and since < held.history_from):
         return None
-    asked: Mapping[str, Any] = {"of": uid, "revision": since}
-    written = [rows.entry(row) for row in connection.execute(sql.written_since, asked)]
+    asked, tree = {"revision": since}, held.tree
+    written = [rows.entry(row) for row in ask(connection, entries.written_since, tree, asked)]
     gone: list[FileEntry] = []
     if since:
-        gone = [rows.entry(row) for row in connection.execute(sql.gone_since, asked)]
+        gone = [rows.entry(row) for row in ask(connection, entries.gone_since, tree, asked)]
     return ManifestDiff(
-        revision=head, removed=_removed(connection, uid, gone), written=tuple(written)
+        revision=head, removed=_removed(connection, tree, gone), written=tuple(written)
     )
 
 
-def _removed(connection: Connection, uid: int, gone: list[FileEntry]) -> tuple[RelPath, ...]:
+def _removed(connection: Connection, tree: Tree, gone: list[FileEntry]) -> tuple[RelPath, ...]:
     """What of `gone`, and of the directories above, a tree must lose; deepest first."""
     if not gone:
         return ()
     directories = all_above(entry.path for entry in gone)
-    now = at(connection, uid, {*directories, *(entry.path for entry in gone)})
+    now = at(connection, tree, {*directories, *(entry.path for entry in gone)})
     lost: set[str] = set()
     for entry in gone:
         if entry.kind is FileKind.DIR:
@@ -227,21 +239,19 @@ def _removed(connection: Connection, uid: int, gone: list[FileEntry]) -> tuple[R
         elif entry.path not in now or now[entry.path].entry.kind is not entry.kind:
             lost.add(entry.path)
     doubtful = {path for path in directories if path not in now}
-    lost |= doubtful - _occupied(connection, uid, doubtful)
+    lost |= doubtful - _occupied(connection, tree, doubtful)
     lost |= {path for path in directories & now.keys() if now[path].entry.kind is not FileKind.DIR}
     return tuple(str.__new__(RelPath, path) for path in sorted(lost, reverse=True))
 
 
-def _occupied(connection: Connection, uid: int, paths: set[str]) -> set[str]:
-    found = connection.execute(
-        sql.occupied, {"of": uid, "paths": json.dumps(sorted(paths))}
-    ).scalars()
-    return set(found)
+def _occupied(connection: Connection, tree: Tree, paths: set[str]) -> set[str]:
+    asked = {"paths": json.dumps(sorted(paths))}
+    return set(ask(connection, entries.occupied, tree, asked).scalars())
 
 
 def with_history(connection: Connection) -> tuple[int, ...]:
     """Sessions that have closed entries."""
-    return tuple(connection.execute(sql.sessions_with_history).scalars())
+    return tuple(connection.execute(entries.sessions_with_history).scalars())
 
 
 def prune(connection: Connection, keep: Mapping[int, int]) -> int:
@@ -249,10 +259,10 @@ def prune(connection: Connection, keep: Mapping[int, int]) -> int:
     total = 0
     for uid, revision in keep.items():
         upto = {"of": uid, "revision": revision}
-        last, count = connection.execute(sql.last_forgotten, upto).one()
+        last, count = connection.execute(entries.last_forgotten, upto).one()
         if count:
-            connection.execute(sql.forget_entries, upto)
-            connection.execute(sql.raise_history, {"of": uid, "history_from": last})
+            connection.execute(entries.forget_entries, upto)
+            connection.execute(entries.raise_history, {"of": uid, "history_from": last})
             total += count
     return total
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from era.errors import ConflictError, invalid_field, session_not_found
+from era.errors import ConflictError, NotFoundError, invalid_field, session_not_found
 from era.models import (
     JsonText,
     NewSession,
@@ -21,8 +21,10 @@ from era.models import (
     Unset,
 )
 from era.storage.records import cursors, rows
+from era.storage.records import entry_statements as entries
 from era.storage.records import statements as sql
 from era.storage.records.tables import STRIPES
+from era.storage.records.units import copies
 
 _LIST: Final = "sessions"
 
@@ -170,11 +172,13 @@ def _or(value: Any, old: Any) -> Any:
 
 
 def delete(connection: Connection, session_id: str) -> SessionRecord:
-    """See `Records.delete`.  Everything that refers to the session goes with it, by foreign key."""
+    """See `Records.delete`.  What refers to the session goes with it by foreign key, all but
+    entries."""
     last = lock(connection, session_id).record
     connection.execute(sql.delete_session, {"of": last.uid})
     row = STRIPES if last.vm is not None else last.uid % STRIPES
     _count_in(connection, [row], -1)
+    copies.drop_trees(connection, [last.uid])
     return last
 
 
@@ -184,6 +188,7 @@ def delete_all(connection: Connection, prefix: str) -> tuple[SessionRecord, ...]
     uids = json.dumps([session.uid for session in found])
     gone = set(connection.execute(sql.delete_sessions, {"uids": uids}).scalars())
     _count(connection, gone, -1)
+    copies.drop_trees(connection, gone)
     return tuple(session for session in found if session.uid in gone)
 
 
@@ -199,12 +204,31 @@ def duplicate(
     source = lock(connection, source_id)
     with_files = source.record.persistent if include_files is None else include_files
     row = rows.session_copy(source, copy_id, now_ms, data, with_files=with_files)
+    base = copies.base_for(connection, source) if row["files_revision"] else None
+    if base is not None:
+        row |= {"base_uid": base.base, "base_revision": base.base_revision}
     both = {"of": source.record.uid, "copy_uid": _insert(connection, row)}
-    if with_files:
-        connection.execute(sql.copy_entries, both)
+    if base is not None and base.base != source.tree.uid:
+        copies.copy_own(connection, **both)
     connection.execute(sql.copy_code, both)
     _copy_setup(connection, **both, now_ms=now_ms)
     return get(connection, copy_id)
+
+
+def settle_last_copy(connection: Connection) -> bool:
+    """Let one copy that is the last of a session that is gone take over what it sees; whether there
+    was one."""
+    uid = connection.execute(entries.last_copy).scalar()
+    if uid is None:
+        return False
+    try:
+        held = lock_uid(connection, uid)
+    except NotFoundError:  # deleted meanwhile
+        return True
+    if held.tree.base is not None:
+        copies.settle(connection, held.tree)
+    copies.drop_orphans(connection)
+    return True
 
 
 def _copy_setup(connection: Connection, of: int, copy_uid: int, now_ms: int) -> None:

@@ -27,7 +27,7 @@ def create(connection: Connection, vm_id: str, new: NewVm, now_ms: int, most: in
     stored = NewSession(
         id=key,
         language=new.language,
-        allow_internet=reaches_internet(new.network_mode),
+        allow_internet=new.reaches_internet,
         cpu_count=new.cpu_count,
         memory_mib=new.memory_mib,
     )

@@ -1,0 +1,216 @@
+"""`era session create` and `setup`: sessions with what they need."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final
+
+from era.cli.common import (
+    HERE,
+    Injected,
+    Repeated,
+    Server,
+    Switch,
+    UsageError,
+    json_value,
+    text_of,
+    variables,
+)
+from era.cli.common import session_path as path
+from era.cli.output import note, print_answer, print_json
+
+if TYPE_CHECKING:
+    from era.client import Session, SetupInfo
+
+SETUP_FAILED: Final = 1
+
+
+def create(
+    *,
+    language: str,
+    id: str | None = None,
+    persistent: bool = True,
+    data: str | None = None,
+    metadata: str | None = None,
+    pip: Repeated = None,
+    requirements: str | None = None,
+    npm: Repeated = None,
+    package_json: str | None = None,
+    go: Repeated = None,
+    go_mod: str | None = None,
+    setup_command: Repeated = None,
+    setup_env: Repeated = None,
+    allow_internet: Switch = False,
+    public: Switch = False,
+    default_timeout: float | None = None,
+    cpu: int | None = None,
+    mem: int | None = None,
+    wait: Switch = False,
+    server: Server = HERE,
+    common: Injected,
+) -> int:
+    """Make a session and print its id.
+
+    Parameters
+    ----------
+    language
+        python, node, typescript, go or deno.
+    id
+        Its id; made up by the server if not given.
+    persistent
+        Whether runs keep the files they leave.
+    data
+        JSON that the code finds in .session_data.json.
+    metadata
+        JSON object that is kept with it.
+    pip
+        Python package to install; may be given more than once.
+    requirements
+        A requirements file instead.
+    npm
+        Node package to install; may be given more than once.
+    package_json
+        A package.json instead.
+    go
+        Go module to install; may be given more than once.
+    go_mod
+        A go.mod instead.
+    setup_command
+        Shell command after the installations; may be given more than once.
+    setup_env
+        NAME=value for the setup; may be given more than once.
+    allow_internet
+        Let its runs reach public addresses.
+    public
+        Let everyone reach a server in it.
+    default_timeout
+        Seconds that its runs may take.
+    cpu
+        CPUs of its runs.
+    mem
+        Memory of its runs in MiB.
+    wait
+        Wait for the setup; exit 1 if it fails.
+    """
+    from era.client import Setup
+
+    try:
+        setup = Setup(
+            pip=pip or (),
+            requirements=_file(requirements),
+            npm=npm or (),
+            package_json=_file(package_json),
+            go=go or (),
+            go_mod=_file(go_mod),
+            commands=setup_command or (),
+            env=variables(setup_env, "--setup-env") or {},
+        ).body()
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    body = {
+        "language": language,
+        "id": id,
+        "persistent": persistent,
+        "data": json_value(data, "--data"),
+        "metadata": json_value(metadata, "--metadata"),
+        "setup": setup or None,
+        "allowInternetAccess": allow_internet or None,
+        "allowPublicAccess": public or None,
+        "default_timeout": default_timeout,
+        "cpu_count": cpu,
+        "memory_mib": mem,
+    }
+    body = {name: value for name, value in body.items() if value is not None}
+    with server.open() as era:
+        made = era.request("POST", "/api/sessions", body)
+        failed = False
+        if wait and "setup_status" in made:
+            failed = not _wait(era.session(made["id"]))
+            made = era.request("GET", path(made["id"]))
+    if common.json:
+        print_json(made)
+    else:
+        for warning in made.get("warnings", ()):
+            note(warning)
+        print(made["id"])
+    return SETUP_FAILED if failed else 0
+
+
+def _file(name: str | None) -> str | None:
+    return None if name is None else text_of(name)
+
+
+def _wait(waited: Session) -> bool:
+    """Wait for a setup and show how far it is; whether it went well."""
+    from era.client import SetupFailedError
+
+    try:
+        if sys.stderr.isatty():
+            _wait_on_terminal(waited)
+        else:
+            _wait_in_lines(waited)
+    except SetupFailedError as error:
+        note(f"setup failed: {error.text}")
+        for words in error.__notes__ if hasattr(error, "__notes__") else ():
+            print(words, file=sys.stderr)
+        return False
+    return True
+
+
+def _progress(state: SetupInfo) -> str:
+    words = f"setup {state.setup_status}"
+    if state.progress is not None:
+        at = state.progress
+        words += f", step {at.step_index} of {at.steps_total} ({at.step}) {at.last_line}"
+    return words.rstrip()
+
+
+def _wait_on_terminal(waited: Session) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True)
+    with console.status("setup") as status:
+        waited.wait_for_setup(lambda state: status.update(escape(_progress(state))))
+
+
+def _wait_in_lines(waited: Session) -> None:
+    shown = ""
+
+    def show(state: SetupInfo) -> None:
+        nonlocal shown
+        if (words := _progress(state)) != shown:
+            shown = words
+            note(words)
+
+    waited.wait_for_setup(show)
+
+
+def setup(
+    session_id: str,
+    /,
+    *,
+    wait: Switch = False,
+    retry: Switch = False,
+    server: Server = HERE,
+    common: Injected,
+) -> int:
+    """Show how the setup of a session stands; exit 1 if it failed.
+
+    Parameters
+    ----------
+    session_id
+        Its id.
+    wait
+        Wait until it is finished.
+    retry
+        Run it again first.
+    """
+    with server.open() as era:
+        if retry:
+            era.session(session_id).retry_setup()
+        if wait:
+            _wait(era.session(session_id))
+        answer = era.request("GET", path(session_id, "/setup"))
+    print_answer(answer, as_json=common.json)
+    return SETUP_FAILED if answer["setup_status"] == "failed" else 0
