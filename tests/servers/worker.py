@@ -52,9 +52,9 @@ def packages() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "done").exists():
             (folder / "package.json").write_bytes(manifest)
-            command = [NODE / "bin/node", _NPM, "install", "--ignore-scripts", "--no-audit"]
+            command = [str(NODE / "bin/node"), str(_NPM), "install", "--ignore-scripts"]
             done = subprocess.run(
-                [*command, "--no-fund"],
+                [*command, "--no-audit", "--no-fund"],
                 cwd=folder,
                 env=environment(),
                 stdin=subprocess.DEVNULL,
@@ -144,12 +144,20 @@ def free_port() -> int:
 
 
 @contextmanager
-def worker(variables: Mapping[str, str] | None = None, port: int | None = None) -> Iterator[Worker]:
-    """Start the Worker with these variables, end it with all that it started."""
+def worker(
+    variables: Mapping[str, str] | None = None,
+    port: int | None = None,
+    rename: Mapping[str, str] | None = None,
+) -> Iterator[Worker]:
+    """Start the Worker with these variables, end it with all that it started.  `rename` gives
+    bindings other names, under which it does not find them."""
     port = port or free_port()
     given = {"ERA_STATE_TOKEN": TOKEN, **(variables or {})}
     with workspace() as folder:
         log = folder.parent / "log"
+        for old, new in (rename or {}).items():
+            text = (folder / "wrangler.toml").read_text()
+            (folder / "wrangler.toml").write_text(text.replace(f'"{old}"', f'"{new}"'))
         arguments = [f"--var={name}:{value}" for name, value in given.items()]
         command = wrangler(
             folder,

@@ -95,14 +95,6 @@ class LocalBlobs:
         """See `Blobs.exists`."""
         return await self._run(self._shelf.size, blob) is not None
 
-    def descriptor(self, blob: str) -> int:
-        """A descriptor for reading `blob`, at once and on the caller's thread, who closes it.
-
-        Raises:
-            NotFoundError: `file_not_found`.
-        """
-        return self._shelf.open(blob)
-
     async def delete(self, blob: str, *, age_seconds: float = 0) -> bool:
         """See `Blobs.delete`."""
         return await self._run(self._shelf.delete, blob, age_seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
+import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -21,7 +22,7 @@ from typing import Final, Protocol
 from era.errors import InternalError, NotFoundError
 from era.storage.base import Blob, Export
 from era.storage.blobs.local import LocalBlobs
-from era.storage.blobs.shelf import BLOCK
+from era.storage.blobs.shelf import BLOCK, Shelf
 from era.storage.worker.client import StateClient
 
 
@@ -50,22 +51,25 @@ class Bytes(Protocol):
 
 
 class LocalBytes:
-    """`Bytes` from a local store."""
+    """`Bytes` from the directory of a local store."""
 
-    def __init__(self, local: LocalBlobs) -> None:
-        self._local: Final = local
+    def __init__(self, root: str) -> None:
+        self._shelf: Final = Shelf(root, time.time, durable=False)
 
     def send(self, client: StateClient, place: Place, blob: str) -> bool:
         """See `Bytes.send`."""
         try:
-            fd = self._local.descriptor(blob)
+            fd = self._shelf.open(blob)
         except NotFoundError:
             return False
         try:
             size = os.fstat(fd).st_size
-            client.call("PUT", _path(client, place, blob), partial(_blocks, fd, size), size=size)
+            path = _path(client, place, blob)
+            reply = client.call("PUT", path, partial(_blocks, fd, size), size=size)
         finally:
             os.close(fd)
+        if reply.status >= 300:
+            raise InternalError(text=f"a file could not be stored (status {reply.status})")
         return True
 
     def copy(self, client: StateClient, source: Place, place: Place, blob: str) -> bool:
@@ -149,6 +153,7 @@ class WorkerBlobs:
     async def close(self) -> None:
         """See `Blobs.close`."""
         await self._local.close()
+        self._client.close()
 
     async def _have(self, blob: str) -> None:
         """Fetch a blob unless it is here; whoever reads it says that it is nowhere."""

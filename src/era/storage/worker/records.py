@@ -28,6 +28,7 @@ from era.storage.records import rows as record_rows
 from era.storage.records import statements as sql
 from era.storage.records.keeper import P, R, Unit
 from era.storage.records.sqlite import SqliteRecords, _Job
+from era.storage.records.units import copies, sessions
 from era.storage.worker import rows
 from era.storage.worker.blobs import Bytes, Place
 from era.storage.worker.client import StateClient
@@ -102,6 +103,7 @@ class WorkerRecords(SqliteRecords):
             connection.execute(text("DELETE FROM temp.touched"))
             _renew_uids(connection)
             result = unit(connection, *args, **kwargs)
+            _settle_copies(connection)
             self._pass_on(connection)
             return result
 
@@ -224,24 +226,36 @@ class WorkerRecords(SqliteRecords):
             by_uid.setdefault(uid, set()).add((name, key))
             if session_id is not None:
                 ids[uid] = session_id
+        gone: list[Place] = []
         for uid, touched in by_uid.items():
             row = connection.execute(sql.session_by_uid, {"of": uid}).first()
-            if row is None:
-                self._erase(connection, uid, ids[uid])
-            else:
+            if row is None and uid in ids:
+                gone.append(Place(ids[uid], uid))
+            elif row is not None:
                 self._swap(connection, SessionView(record=record_rows.session(row)), touched)
+        self._erase(connection, gone)
 
-    def _erase(self, connection: Connection, uid: int, session_id: str) -> None:
-        known = {"id": session_id, "uid": uid}
-        rev = connection.execute(_REVISION, known).scalar()
-        if rev is None:
-            return  # made and gone in one transaction
+    def _erase(self, connection: Connection, gone: Sequence[Place]) -> None:
+        """Delete sessions at the Worker, with everything they have there."""
+        known = []
+        for place in gone:
+            asked = {"id": place.session_id, "uid": place.uid}
+            rev = connection.execute(_REVISION, asked).scalar()
+            if rev is not None:  # else it was made and removed in one transaction
+                known.append((place, rev))
+        outcomes = self._fetchers.map(self._erase_one, known)
+        for (place, _), done in zip(known, outcomes, strict=True):
+            if not done:
+                raise _ChangedError(place.session_id)
+            asked = {"id": place.session_id, "uid": place.uid}
+            connection.execute(text("DELETE FROM era_remote WHERE id = :id AND uid = :uid"), asked)
+            connection.execute(text("DELETE FROM era_uploaded WHERE uid = :uid"), asked)
+
+    def _erase_one(self, known: tuple[Place, int]) -> bool:
+        place, rev = known
         headers = {"If-Match": f'"{rev}"'}
-        reply = self._client.call("DELETE", self._client.session(session_id), headers=headers)
-        if reply.status == 412:
-            raise _ChangedError(session_id)
-        connection.execute(text("DELETE FROM era_remote WHERE id = :id AND uid = :uid"), known)
-        connection.execute(text("DELETE FROM era_uploaded WHERE uid = :uid"), known)
+        path = self._client.session(place.session_id)
+        return self._client.call("DELETE", path, headers=headers).status != 412
 
     def _swap(
         self, connection: Connection, view: SessionView, touched: set[tuple[str, str]]
@@ -342,6 +356,13 @@ def _renew_uids(connection: Connection) -> None:
             text("INSERT INTO sqlite_sequence (name, seq) VALUES ('sessions', :least)"),
             {"least": least},
         )
+
+
+def _settle_copies(connection: Connection) -> None:
+    """Give copies entries of their own: each session's record is whole by itself."""
+    sharing = text("SELECT uid FROM sessions WHERE base_uid IS NOT NULL")
+    for uid in connection.execute(sharing).scalars().all():
+        copies.settle(connection, sessions.lock_uid(connection, uid).tree)
 
 
 def _replace(connection: Connection, session_id: str, fetched: _Fetched | None) -> None:

@@ -93,6 +93,7 @@ def remove(connection: Connection, session_id: str) -> None:
         return
     is_vm = connection.execute(select(tables.vms.c.uid).where(tables.vms.c.uid == uid)).first()
     connection.execute(delete(tables.sessions).where(which))
+    connection.execute(delete(tables.entries).where(tables.entries.c.uid == uid))
     _count(connection, STRIPES if is_vm else uid % STRIPES, -1)
 
 
