@@ -98,6 +98,9 @@ def test_one_server_for_one_state_directory(tmp_path: Path, refusal: Refusal) ->
         assert server.post("/api/sessions", {"id": "x", "language": "python"})["id"] == "x"
         doctor = era("doctor", "--json", *state, variables={"PORT": str(server.port)})
         assert doctor.returncode == 0, doctor.stdout
+        assert json.loads(doctor.stdout)["running"] is True
+        words = era("doctor", *state, variables={"PORT": str(server.port)}).stdout
+        assert "A server is running here; another one needs" in words
     with serving(*state) as server, pytest.raises(urllib.error.HTTPError, match="409"):
         server.post("/api/sessions", {"id": "x", "language": "python"})
 
@@ -248,8 +251,12 @@ def test_the_doctor(tmp_path: Path) -> None:
     assert report["tier"] == "namespaces"
     checks = {check["name"]: check for check in report["checks"]}
     assert {"box", "python", "node", "disk", "network", "state directory"} <= set(checks)
+    assert report["running"] is False
+    assert not (tmp_path / "s").exists(), "a look changes nothing"
+    (tmp_path / "s").mkdir()
     text = era("doctor", *state, variables={"PORT": "0"})
-    assert "isolation tier: namespaces" in text.stdout
+    assert "The server can start; isolation tier: namespaces" in text.stdout
+    assert list((tmp_path / "s").iterdir()) == []
 
 
 @pytest.mark.parametrize(("setting", "words"), [("none", "none"), ("packaging", "packaging ")])

@@ -134,7 +134,13 @@ def test_a_missing_bucket_is_created(tree: Tree) -> None:
         (without("npm"), ["npm is not installed"], False),
         (
             failing("docker", "build", "no space left\n"),
-            ["Docker build failed", "no space left", "docker info", "make agent", "docker build -t"],
+            [
+                "Docker build failed",
+                "no space left",
+                "docker info",
+                "make agent",
+                "docker build -t",
+            ],
             True,
         ),
         (failing("npm", "install"), ["npm install failed"], True),

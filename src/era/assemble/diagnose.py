@@ -36,8 +36,10 @@ Report = dict[str, Any]
 
 async def diagnose(settings: Settings) -> Report:
     """The report: `ok` whether the server could start, `checks` in order, what there is to run."""
-    found = [*await asyncio.to_thread(checks), *await asyncio.to_thread(_surroundings, settings)]
+    surroundings, running = await asyncio.to_thread(_surroundings, settings)
+    found = [*await asyncio.to_thread(checks), *surroundings]
     report: Report = {"version": __version__, "state_dir": os.path.abspath(settings.state_dir)}
+    report["running"] = running
     async with AsyncExitStack() as stack:
         try:
             runtimes, driver = await _trial(settings, stack)
@@ -90,21 +92,26 @@ def _member(check: Check) -> Report:
     return {key: value for key, value in dataclasses.asdict(check).items() if value is not None}
 
 
-def _surroundings(settings: Settings) -> list[Check]:
+def _surroundings(settings: Settings) -> tuple[list[Check], bool]:
+    """What is around the server, and whether one is at work."""
     state, in_use = _state(settings)
-    return [state, _disk(settings), _port(settings, in_use), _network()]
+    return [state, _disk(settings), _port(settings, in_use), _network()], in_use
 
 
 def _state(settings: Settings) -> tuple[Check, bool]:
     """Whether the state directory can be used, and whether a server has it now."""
+    name = "state directory"
     try:
-        StateDir.open(settings.state_dir).close()
+        in_use = StateDir.in_use(settings.state_dir)
     except StartError as error:
-        if error.in_use:
-            detail = "in use by a running server"
-            return Check(name="state directory", ok=True, detail=detail), True
-        return _failed("state directory", error), False
-    return Check(name="state directory", ok=True, detail=settings.state_dir), False
+        return _failed(name, error), False
+    if in_use:
+        detail = f"{settings.state_dir}, in use by a running server"
+    elif os.path.isdir(settings.state_dir):
+        detail = settings.state_dir
+    else:
+        detail = f"{settings.state_dir}, made when the server starts"
+    return Check(name=name, ok=True, detail=detail), in_use
 
 
 def _disk(settings: Settings) -> Check:

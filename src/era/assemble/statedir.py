@@ -17,6 +17,7 @@ boxes/      mount points and scratch of boxes; nothing in it outlives the server
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from dataclasses import dataclass
@@ -90,6 +91,30 @@ class StateDir:
             raise unwritable(path, error) from None
         return state
 
+    @classmethod
+    def in_use(cls, path: str) -> bool:
+        """Whether a server has the directory now.  Nothing is left of the look.
+
+        Raises:
+            StartError: no server could use it, or make it.
+        """
+        path = os.path.abspath(path)
+        try:
+            lock_fd = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            _check_writable(path)
+            return False
+        except OSError as error:
+            raise unwritable(path, error) from None
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock_fd)
+        _check_writable(path)
+        return False
+
     def close(self) -> None:
         """Let go of the directory."""
         if self._lock_fd >= 0:
@@ -107,6 +132,27 @@ class StateDir:
         images = self.of("boxes/images")
         for name in os.listdir(images):
             os.unlink(os.path.join(images, name))
+
+
+def _check_writable(path: str) -> None:
+    """Whether a directory can be written, or made if it is not there.
+
+    Raises:
+        StartError: it cannot.
+    """
+    missing = path
+    while not os.path.lexists(os.path.dirname(missing)):
+        missing = os.path.dirname(missing)
+    try:
+        if not os.path.lexists(path):  # only trying tells, in /proc or on a read-only disk
+            os.mkdir(missing, 0o700)
+            os.rmdir(missing)
+        elif not os.path.isdir(path):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        elif not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise unwritable(path, error) from None
 
 
 def unwritable(path: str, error: OSError) -> StartError:

@@ -65,7 +65,13 @@ def _verdict(report: dict[str, Any]) -> str:
     if not report["ok"]:
         return "The server cannot start here."
     gaps = ", ".join(report["unenforced"])
-    tier = f"The server can start; isolation tier: {report['tier']}"
+    if report["running"]:
+        start = (
+            "A server is running here; another one needs a state directory and a port of its own"
+        )
+    else:
+        start = "The server can start"
+    tier = f"{start}; isolation tier: {report['tier']}"
     return f"{tier}, without: {gaps}." if gaps else f"{tier}."
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Final
 
+from era.cli import progress
 from era.cli.common import (
     HERE,
     Injected,
@@ -20,7 +21,7 @@ from era.cli.common import session_path as path
 from era.cli.output import note, print_answer, print_json
 
 if TYPE_CHECKING:
-    from era.client import Session, SetupInfo
+    from era.client import Session
 
 SETUP_FAILED: Final = 1
 
@@ -146,44 +147,18 @@ def _wait(waited: Session) -> bool:
 
     try:
         if sys.stderr.isatty():
-            _wait_on_terminal(waited)
+            from rich.console import Console
+
+            with progress.live(Console(stderr=True)) as show:
+                waited.wait_for_setup(show)
         else:
-            _wait_in_lines(waited)
+            waited.wait_for_setup(progress.lines(note))
     except SetupFailedError as error:
         note(f"setup failed: {error.text}")
         for words in error.__notes__ if hasattr(error, "__notes__") else ():
             print(words, file=sys.stderr)
         return False
     return True
-
-
-def _progress(state: SetupInfo) -> str:
-    words = f"setup {state.setup_status}"
-    if state.progress is not None:
-        at = state.progress
-        words += f", step {at.step_index} of {at.steps_total} ({at.step}) {at.last_line}"
-    return words.rstrip()
-
-
-def _wait_on_terminal(waited: Session) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-
-    console = Console(stderr=True)
-    with console.status("setup") as status:
-        waited.wait_for_setup(lambda state: status.update(escape(_progress(state))))
-
-
-def _wait_in_lines(waited: Session) -> None:
-    shown = ""
-
-    def show(state: SetupInfo) -> None:
-        nonlocal shown
-        if (words := _progress(state)) != shown:
-            shown = words
-            note(words)
-
-    waited.wait_for_setup(show)
 
 
 def setup(
