@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -131,7 +132,7 @@ def state_of(edge: Worker, session: str) -> dict[str, Any]:
     code = edge.request("GET", f"/api/sessions/{session}/code")
     setup = edge.request("GET", f"/api/sessions/{session}/setup")
     files = {
-        each["path"]: edge.request("GET", f"/api/sessions/{session}/files/{each['path']}")
+        each["path"]: edge.request("GET", f"/api/sessions/{session}/files/{quote(each['path'])}")
         for each in found["files"]
     }
     return {"session": found, "code": code, "setup": setup, "files": files}

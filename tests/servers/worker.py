@@ -194,7 +194,7 @@ def _wait(running: Worker, process: subprocess.Popen[bytes]) -> None:
     while time.monotonic() < deadline:
         assert process.poll() is None, running.log.read_text()[-3000:]
         try:
-            if running.request("GET", "/_state")[0] == 404:
+            if running.request("GET", "/_state")[0] in (404, 503):
                 return
         except OSError:
             time.sleep(0.2)
