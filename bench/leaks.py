@@ -128,7 +128,8 @@ def of_the_kernel() -> dict[str, int]:
 
 def standing_interpreter(driver: Standing) -> Process:
     """The one whose forks are the boxes that wait."""
-    (found,) = launcher_processes(driver)[1].children()
+    children = launcher_processes(driver)[1].children()
+    (found,) = (child for child in children if child.name != "era-box")
     return found
 
 
@@ -143,6 +144,7 @@ def census(driver: Standing, directory: str) -> dict[str, int]:
         **asdict(count(driver, directory)),
         "processes": len(outer.family()),
         "users given to boxes": sum("user:" in link for link in links),
+        "networks kept": sum("net:" in link for link in links),
         "files": sum(kinds.values()),
         "scratch images": kinds["images"] - 1,
         **of_the_kernel(),
@@ -155,7 +157,7 @@ def census(driver: Standing, directory: str) -> dict[str, int]:
 
 def slack(name: str, at_once: int) -> int:
     """By how much a count may differ without being a leak."""
-    if name in ("launcher_fds", "mounts", "loops", "users given to boxes"):
+    if name in ("launcher_fds", "mounts", "loops", "users given to boxes", "networks kept"):
         return 2 * at_once + READY  # kept for the next boxes: as much as was ever used at once
     if name == _GROUPS:
         return 1 << 30

@@ -7,11 +7,16 @@ import platform
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from era.sandbox.namespaces.cgroups.detect import find_v1, find_v2
 from tests.servers.objects import Objects, objects
 from tests.servers.postgres import Postgres, postgres
 from tests.servers.worker import Worker, worker
+
+# How long an example takes says something of the machine, not of the code.
+settings.register_profile("era", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("era")
 
 
 def pytest_report_header() -> str:

@@ -95,8 +95,13 @@ ROOMS = (
     Room(here="era.config", may=VOCABULARY),
     Room(here="era.logs", may=VOCABULARY),
     Room(
+        here="era.mcp",
+        may=(*VOCABULARY, "era.sessions", "era.languages"),
+        never=("http", "json", "os", "socket", "subprocess"),
+    ),
+    Room(
         here="era.api",
-        may=(*VOCABULARY, WAITING, "era.sessions", "era.languages"),
+        may=(*VOCABULARY, WAITING, "era.sessions", "era.languages", "era.mcp"),
         never=("subprocess",),
     ),
 )

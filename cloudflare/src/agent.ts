@@ -51,6 +51,7 @@ export class EraAgent extends DurableObject<Bindings> {
   async #start(origin: string): Promise<void> {
     const container = this.#container;
     if (!container.running) {
+      console.log("container starts");
       container.start({ enableInternet: true, env: await this.#environment(origin) });
       const ended = container.monitor().catch((error: unknown) => console.error("container failed", String(error)));
       this.ctx.waitUntil(ended.then(() => { this.#ready = undefined; }));
@@ -127,6 +128,7 @@ export class EraAgent extends DurableObject<Bindings> {
     if (!this.#container.running) return;
     if (await this.#busy()) await this.ctx.storage.setAlarm(Date.now() + Math.max(this.#sleepMs, MIN_LOOK_MS));
     else {
+      console.log("container sleeps: nothing goes on");
       this.#ready = undefined;
       this.#container.signal(SIGTERM);
     }

@@ -49,6 +49,11 @@ def new_session_id(unix_ms: int) -> str:
     return f"sess_{unix_ms}_{_tail()}"
 
 
+def new_mcp_session_id(unix_ms: int) -> str:
+    """`sess-<unix ms>-<9 characters>`, of sessions that agents make."""
+    return f"sess-{unix_ms}-{_tail()}"
+
+
 def new_run_id(unix_ms: int) -> str:
     """`run_<unix ms>_<9 characters>`."""
     return f"run_{unix_ms}_{_tail()}"

@@ -175,7 +175,7 @@ class Served:
             networks=len({network_of(one.pid) for one in family} - {""}),
             files=sum(1 for part in ("boxes", "trees") for _ in (state / part).rglob("*")),
             server_fds=len(_links(f"/proc/{self.server.pid}/fd")),
-            launcher_fds=len([to for to in fds if "user:" not in to]),
+            launcher_fds=len([to for to in fds if not to.startswith(("user:", "net:"))]),
             mounts=len(Path(f"/proc/{inner.pid}/mountinfo").read_bytes().splitlines()),
             loops=len(loops_naming(str(state))),
         )

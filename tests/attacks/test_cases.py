@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -39,10 +39,7 @@ OWN = {
 @cache
 def defined(path: str) -> frozenset[str]:
     """The test functions of a module."""
-    tree = ast.parse((TESTS / path).read_text())
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    names = (node.name for node in tree.body if isinstance(node, kinds))
-    return frozenset(name for name in names if name.startswith("test_"))
+    return frozenset(re.findall(r"^(?:async )?def (test_\w+)", (TESTS / path).read_text(), re.M))
 
 
 def missing(case: Case) -> list[str]:

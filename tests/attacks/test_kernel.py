@@ -81,7 +81,7 @@ OF_THE_SERVICE: dict[str, Callable[[Facts], bool]] = {
         and not set(f["directories"]["/etc"]) & {"shadow", "machine-id", "sudoers", "fstab"}
     ),
     "limits": lambda f: (
-        f["limits"]["RLIMIT_NPROC"] == [64, 64]
+        f["limits"]["RLIMIT_NPROC"] == [65, 65]
         and f["limits"]["RLIMIT_NOFILE"] == [1024, 1024]
         and f["limits"]["RLIMIT_CORE"] == [1, 1]
         and f["limits"]["RLIMIT_MSGQUEUE"] == [0, 0]

@@ -332,6 +332,25 @@ def test_a_crowd_of_creations_of_one_id_makes_one(edge: Worker) -> None:
     assert sorted(made) == [201] + [409] * 7
 
 
+def test_a_container_sleeps_when_nothing_goes_on(service: Service) -> None:
+    """It has no request open while a setup runs, and stays; afterwards it is let go, and wakes."""
+    here = f"http://127.0.0.1:{service.port}"
+    with worker({"ERA_ENGINE_URL": here, "ERA_SLEEP_AFTER": "1s"}) as running:
+        setup = {"commands": ["sleep 5"]}
+        body = {"id": "sleepy", "language": "python", "setup": setup}
+        assert running.request("POST", "/api/sessions", body)[0] == 201
+        deadline = time.monotonic() + 120
+        while "container sleeps" not in running.log.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        asleep = running.log.read_text()
+        assert asleep.count("container starts") == 1
+        with urllib.request.urlopen(f"{here}/api/sessions/sleepy/setup", timeout=60) as answer:
+            assert json.load(answer)["setup_status"] == "completed"
+        assert running.request("DELETE", "/api/sessions/sleepy")[0] == 200
+        assert running.log.read_text().count("container starts") == 2
+
+
 # --- what goes wrong -------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ PAGES = (
     "docs/packages.md",
     "docs/cli.md",
     "docs/vms.md",
+    "docs/agents.md",
 )
 BLOCK = re.compile(
     r"<!-- (?P<kind>example|output) -->\n```\w+\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL

@@ -16,11 +16,12 @@ from era.languages.table import Launch, command_launch, launch
 from era.runtimes import Runtimes, discover
 from era.sandbox.base import Bind, Box, BoxSpec, Egress, Exit, Limits, Overlay, Program, Warm
 from era.sandbox.namespaces.cgroups.detect import detect
-from era.sandbox.namespaces.driver import NamespacesDriver, Place
+from era.sandbox.namespaces.driver import NamespacesDriver
+from era.sandbox.namespaces.place import Place
 from era.sandbox.namespaces.pool import ANY
 from era.sessions import builds
 from era.sessions.settings import ProgramLimits
-from tests.sandbox.boxes import warm_up
+from tests.sandbox.boxes import native_helper, warm_up
 
 LIMITS = Limits(memory_bytes=2 << 30, cpus=2)
 
@@ -218,6 +219,7 @@ async def bench(
             scratch_dir=os.path.join(directory, "scratch"),
             images=None,
             helper_python=runtimes.helper_python,
+            native=native_helper(),
         ),
         runtimes.image,
         detect(),

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import shutil
 import struct
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from era import layout
 from era.sandbox.base import Bind, BoxSpec, Egress, Limits, Program, RootImage, Warm
 from era.sandbox.namespaces.cgroups.detect import detect
-from era.sandbox.namespaces.driver import NamespacesDriver, Place
+from era.sandbox.namespaces.driver import NamespacesDriver
+from era.sandbox.namespaces.native import Native, built
+from era.sandbox.namespaces.place import Place
 from era.sandbox.plan import Plan, Start
 
 LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -31,6 +37,15 @@ def host_image() -> RootImage:
     )
 
 
+@cache
+def native_helper() -> Native | None:
+    """The helper in C, compiled once in a process."""
+    directory = tempfile.mkdtemp(prefix="era-native-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    os.chmod(directory, 0o755)
+    return built(directory)
+
+
 @asynccontextmanager
 async def namespaces_driver(
     directory: str,
@@ -40,8 +55,10 @@ async def namespaces_driver(
     kind: type[NamespacesDriver] = NamespacesDriver,
     warm: Sequence[Warm] = (),
     limits: Limits | None = None,
+    native: bool = True,
 ) -> AsyncIterator[NamespacesDriver]:
-    """A driver that works below `directory`; scratch in images on disk or in memory."""
+    """A driver that works below `directory`; scratch in images on disk or in memory; the steps of a box
+    in C where this host can, or all in Python."""
     for name in ("base", "scratch", "images"):
         os.makedirs(os.path.join(directory, name), exist_ok=True)
     place = Place(
@@ -49,6 +66,7 @@ async def namespaces_driver(
         scratch_dir=os.path.join(directory, "scratch"),
         images=os.path.join(directory, "images") if on_disk else None,
         helper_python="/usr/bin/python3",
+        native=native_helper() if native else None,
     )
     driver = kind(place, host_image(), detect(), egress, warm=warm, limits=limits)
     try:

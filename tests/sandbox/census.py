@@ -38,6 +38,11 @@ class Process:
         state = _stat(self.pid)
         return state is not None and state[19] == self.started and state[0] not in "ZX"
 
+    @property
+    def name(self) -> str:
+        """What it calls itself (proc_pid_comm(5))."""
+        return _read(f"/proc/{self.pid}/comm").strip()
+
     def children(self) -> list[Process]:
         """Its children."""
         numbers = _read(f"/proc/{self.pid}/task/{self.pid}/children").split()
@@ -151,17 +156,19 @@ def _links(directory: str) -> list[str]:
 
 
 def count(driver: NamespacesDriver, directory: str) -> Census:
-    """Count what `driver`, at work below `directory`, holds now; but for the launcher's user
-    namespaces and for cgroups, which are kept for the next boxes."""
+    """Count what `driver`, at work below `directory`, holds now; but for the launcher's user and
+    network namespaces and for cgroups, which are kept for the next boxes."""
     _, inner = launcher_processes(driver)
     children = inner.family()
     kept = getattr(driver._cgroups, "_kept", [])
-    kept_fds = sum(len(group.join_fds) + 1 for group in kept)
+    kept_fds = sum(len(group.join_fds) + len(group._files) + 1 for group in kept)
     kept_groups = {path for group in kept for path in group._paths.values()}
     return Census(
         server_fds=len(os.listdir("/proc/self/fd")) - kept_fds,
         server_children=len(Process(os.getpid(), "").children()),
-        launcher_fds=len([to for to in _links(f"/proc/{inner.pid}/fd") if "user:" not in to]),
+        launcher_fds=len(
+            [to for to in _links(f"/proc/{inner.pid}/fd") if not to.startswith(("user:", "net:"))]
+        ),
         launcher_children=len(children),
         mounts=len(_read(f"/proc/{inner.pid}/mountinfo").splitlines()),
         loops=len(loops_naming(directory)),

@@ -19,9 +19,11 @@ from era.languages.table import PYTHON_AHEAD, PYTHON_ENTRY, Launch, launch
 from era.runtimes import Runtimes, discover
 from era.sandbox.base import Box, BoxSpec, Exit, Limits, Program, Readiness, Warm
 from era.sandbox.namespaces.cgroups.detect import detect
-from era.sandbox.namespaces.driver import NamespacesDriver, Place, _NamespacesBox
+from era.sandbox.namespaces.driver import NamespacesDriver, _NamespacesBox
+from era.sandbox.namespaces.place import Place
 from era.sandbox.namespaces.pool import fits
 from tests.languages.boxes import place
+from tests.sandbox.boxes import native_helper
 from tests.sandbox.corpus import Case
 
 LIMITS: Final = Limits(memory_bytes=512 << 20, cpus=2, disk_bytes=64 << 20)
@@ -50,7 +52,7 @@ class Standing(NamespacesDriver):
     @property
     def opening(self) -> bool:
         """Whether boxes are being opened or closed."""
-        return bool(self._opened or self._closed)
+        return self.openings.busy
 
     async def lost(self) -> None:
         """Wait until the driver has noticed that its launcher is gone."""
@@ -98,9 +100,11 @@ async def standing_driver(
     kind: type[Standing] = Standing,
     wait: bool = True,
     packages: Sequence[str] = (),
+    native: bool = True,
 ) -> AsyncIterator[tuple[Standing, Runtimes]]:
     """A started driver below `directory` whose boxes show what the service's would.  With `packages`
-    they have these, and the Python that stands ready has imported them."""
+    they have these, and the Python that stands ready has imported them; without `native` no step of
+    a box is in C."""
     for name in ("base", "scratch", "images", "runtimes"):
         os.makedirs(os.path.join(directory, name), exist_ok=True)
     runtimes = discover(os.path.join(directory, "runtimes"), packages=packages)
@@ -109,6 +113,7 @@ async def standing_driver(
         scratch_dir=os.path.join(directory, "scratch"),
         images=os.path.join(directory, "images") if on_disk else None,
         helper_python=runtimes.helper_python,
+        native=native_helper() if native else None,
     )
     make = data_python if packages else warm_python
     warm = (make(runtimes, count),) if count else ()

@@ -136,7 +136,8 @@ def test_v1_a_group_serves_again_with_other_limits_and_nothing_used(v1: CgroupsV
     group = v1.create("box-1", SMALL)
     run_in(group, "sum(range(10**6)); bytearray(8 << 20)")
     assert group.read().cpu_ns
-    assert group.remove()
+    assert group.empty()
+    assert group.recycle()
     again = v1.create("box-2", replace(SMALL, memory_bytes=48 << 20, pids=9))
     assert again is group
     reading = again.read()
@@ -153,7 +154,8 @@ def test_v1_a_group_that_was_freed_of_its_cpu_limit_has_it_again(v1: CgroupsV1) 
     group.unbind()
     quota = f"{v1._homes['cpu']}/box-1/cpu.cfs_quota_us"
     assert text(quota).strip() == "-1"
-    group.remove()
+    assert not group.recycle()
+    assert group.discard()
     v1.create("box-1", SMALL)
     assert text(quota).strip() == "50000"
 
@@ -168,7 +170,8 @@ def test_v1_a_group_that_is_not_as_new_does_not_serve_again(v1: CgroupsV1, code:
     home = f"{v1._homes['memory']}/box-1"
     try:
         run_in(group, code)
-        group.remove()
+        assert not group.recycle()
+        assert group.discard()
         assert v1.create("box-2", SMALL) is not group
         assert not os.path.exists(home)
     finally:
@@ -183,11 +186,13 @@ def test_v1_a_group_with_a_process_does_not_go_yet(v1: CgroupsV1) -> None:
         for path in group._paths.values():
             Path(path, "cgroup.procs").write_text(str(sleeper.pid))
         assert group.alone()  # one process is no more than process 1
-        assert not group.remove()
+        assert not group.empty()
+        assert not group.recycle()
+        assert not group.discard()
     finally:
         sleeper.kill()
         sleeper.wait()
-    assert group.remove()
+    assert group.discard()
 
 
 @needs_root

@@ -105,14 +105,14 @@ WAYS = ("cold", "ready", "warm")
 """A box made on demand, one made ahead for any program, and one forked from a standing Python."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[True, False], ids=["in C", "in Python"])
 async def driver(
-    tmp_path_factory: pytest.TempPathFactory, anyio_backend: str
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, anyio_backend: str
 ) -> AsyncIterator[NamespacesDriver]:
     directory = str(tmp_path_factory.mktemp("inside"))
     ready = Warm(name=ANY, readiness=Readiness.BOX, count=1)
     async with namespaces_driver(
-        directory, on_disk=ROOT, warm=(STANDING, ready), limits=SPEC.limits
+        directory, on_disk=ROOT, warm=(STANDING, ready), limits=SPEC.limits, native=request.param
     ) as driver:
         yield driver
 
@@ -167,7 +167,7 @@ def _limits(facts: Facts) -> bool:
         "RLIMIT_MSGQUEUE": 0,
         "RLIMIT_NICE": 0,
         "RLIMIT_NOFILE": 77,
-        "RLIMIT_NPROC": 99,
+        "RLIMIT_NPROC": 100,
         "RLIMIT_RTPRIO": 0,
         "RLIMIT_SIGPENDING": 4096,
         "RLIMIT_STACK": 8 << 20,

@@ -14,10 +14,11 @@ from era.languages.table import ahead_commands, launch
 from era.runtimes import discover
 from era.sandbox.base import BoxSpec, Limits, Program, Readiness, Warm
 from era.sandbox.namespaces.cgroups.detect import detect
-from era.sandbox.namespaces.driver import NamespacesDriver, Place
+from era.sandbox.namespaces.driver import NamespacesDriver
+from era.sandbox.namespaces.place import Place
 from era.sandbox.namespaces.pool import ANY
 from tests.contracts.driver import fill, output_of, place
-from tests.sandbox.boxes import namespaces_driver, warm_up
+from tests.sandbox.boxes import namespaces_driver, native_helper, warm_up
 from tests.sandbox.test_inside import COMMAND, ENV, SPEC, STANDING, no_capabilities
 
 SCAN = """
@@ -103,6 +104,7 @@ async def test_an_interpreter_that_waited_in_its_box_kept_nothing(
         scratch_dir=str(tmp_path / "scratch"),
         images=None,
         helper_python=runtimes.helper_python,
+        native=native_helper(),
     )
     limits = Limits(memory_bytes=512 << 20)
     driver = NamespacesDriver(place_of, runtimes.image, detect(), warm=(warm,), limits=limits)

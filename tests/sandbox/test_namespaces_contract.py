@@ -1,5 +1,5 @@
 """The namespaces tier keeps every promise of a driver: with scratch on disk and in memory, in boxes made
-on demand and in boxes made ahead."""
+on demand and in boxes made ahead, with the steps of a box in C and without."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Ahead(NamespacesDriver):
 
     async def _full(self) -> None:
         async with asyncio.timeout(60):
-            while len(self.pool._shelves[ANY].waiting) < AHEAD.count or self._opened:
+            while len(self.pool._shelves[ANY].waiting) < AHEAD.count or self.openings.busy:
                 await asyncio.sleep(0.005)
 
 
@@ -53,6 +53,7 @@ async def driver(
         on_disk=request.param == "disk",
         kind=Ahead if ahead else NamespacesDriver,
         warm=(AHEAD,) if ahead else (),
+        native=request.param != "memory",
     ) as driver:
         yield driver
 

@@ -116,7 +116,7 @@ def test_limits_become_the_plan() -> None:
     spec = BoxSpec(limits=limits, network=Network.INTERNET)
     plan = policy.plan(spec, egress=True)
     assert plan.shm_bytes == 32 << 20
-    assert dict(plan.rlimits)["RLIMIT_NPROC"] == 7
+    assert dict(plan.rlimits)["RLIMIT_NPROC"] == 8
     assert dict(plan.rlimits)["RLIMIT_NOFILE"] == 9
     assert dict(plan.rlimits)["RLIMIT_CORE"] == 1
     assert plan.egress

@@ -14,7 +14,7 @@ from era.models import Network
 from era.sandbox.base import Program
 from era.sandbox.namespaces.cgroups.base import Reading
 from era.sandbox.namespaces.cgroups.none import NoGroup
-from era.sandbox.namespaces.driver import _why_no_box
+from era.sandbox.namespaces.refusals import SCRATCH, refused
 from era.sandbox.namespaces.run import Channel, Run, _finished_pump
 from era.sandbox.namespaces.spawn import Launcher
 
@@ -114,13 +114,15 @@ async def test_a_program_that_ended_had_begun_in_whatever_order_it_is_heard() ->
 
 
 @pytest.mark.parametrize(
-    ("number", "code"),
+    ("step", "number", "code"),
     [
-        (errno.ENOSPC, "storage_full"),
-        (errno.ETOOMANYREFS, "server_busy"),
-        (errno.EMFILE, "server_busy"),
-        (errno.EINVAL, "execution_failed"),
+        (SCRATCH, errno.ENOSPC, "storage_full"),
+        ("network", errno.ENOSPC, "server_busy"),
+        (SCRATCH, errno.ETOOMANYREFS, "server_busy"),
+        ("launcher", errno.EMFILE, "server_busy"),
+        (SCRATCH, errno.EINVAL, "execution_failed"),
+        ("process 1", 0, "execution_failed"),
     ],
 )
-def test_why_there_is_no_box(number: int, code: str) -> None:
-    assert _why_no_box(number).code == code
+def test_why_there_is_no_box(step: str, number: int, code: str) -> None:
+    assert refused(step, number).code == code

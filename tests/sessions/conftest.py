@@ -18,7 +18,8 @@ from era.models import NewSession, RunRequest, RunResult, SessionView, SetupSpec
 from era.runtimes import discover
 from era.sandbox.base import Box, BoxSpec, Driver, Egress, RootImage, Warm
 from era.sandbox.namespaces.cgroups.detect import detect
-from era.sandbox.namespaces.driver import NamespacesDriver, Place
+from era.sandbox.namespaces.driver import NamespacesDriver
+from era.sandbox.namespaces.place import Place
 from era.sessions.caches import GoCache
 from era.sessions.parts import Parts
 from era.sessions.seal import Seal
@@ -33,6 +34,7 @@ from tests.fakes.blobs import MemoryBlobs
 from tests.fakes.driver import ProcessDriver
 from tests.fakes.records import MemoryRecords
 from tests.languages.boxes import kept_ready
+from tests.sandbox.boxes import native_helper
 from tests.sessions import workshop as workshops
 from tests.sessions.workshop import Workshop
 
@@ -267,7 +269,11 @@ async def boxed_room(
     async with AsyncExitStack() as stack:
         found = discover(runtime)
         where = Place(
-            base_dir=base, scratch_dir=scratch, images=None, helper_python=found.helper_python
+            base_dir=base,
+            scratch_dir=scratch,
+            images=None,
+            helper_python=found.helper_python,
+            native=native_helper(),
         )
         driver = WatchedDriver(where, found.image, egress, warm)
         stack.push_async_callback(driver.close)

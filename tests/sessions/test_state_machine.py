@@ -60,6 +60,14 @@ class Going:
     removes: set[str]
     data: str | None
 
+    @property
+    def saw(self) -> str:
+        """What the program found when it began."""
+        files = self.began.files
+        return (
+            "".join(f"{path}={files[path].decode()};" for path in sorted(files)) + self.began.data
+        )
+
 
 class AnyOrder(RuleBasedStateMachine):
     """Sessions on a database, a directory, and programs that are real processes."""
@@ -80,7 +88,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.do(self._open())
 
     async def _open(self) -> None:
-        clock = Clock()
+        clock = self.clock = Clock()
         for name in ("layers", "boxes", "programs"):
             (self.folder / name).mkdir()
         self.records = SqliteRecords(str(self.folder / "era.db"))
@@ -207,7 +215,11 @@ class AnyOrder(RuleBasedStateMachine):
         steps += ["mkdir -p d"]
         steps += [f"printf '{text.decode()}' > {path}" for path, text in contents.items()]
         steps += [f"printf '{data}' > .session_data.json"] if data else []
-        command = "; ".join([f"touch {gate}.in; until [ -e {gate} ]; do sleep 0.005; done", *steps])
+        look = "for f in d/r p q; do [ ! -e $f ] || printf '%s=%s;' $f \"$(cat $f)\"; done"
+        look += "; tr -d ' \\n' < .session_data.json"
+        command = "; ".join(
+            [look, f"touch {gate}.in; until [ -e {gate} ]; do sleep 0.005; done", *steps]
+        )
 
         async def start() -> asyncio.Task[RunResult]:
             request = RunRequest(command=command, timeout_seconds=60)
@@ -233,6 +245,7 @@ class AnyOrder(RuleBasedStateMachine):
         going.gate.touch()
         result: RunResult = self.do(attended(going.task))
         assert result.exit_code == 0, result.stderr
+        assert result.stdout == going.saw
         model = self.models[name]
         files = dict(model.files)
         for path in going.removes & going.began.files.keys():
@@ -277,6 +290,12 @@ class AnyOrder(RuleBasedStateMachine):
                 self.patch(name, what)
             self.what_is_read_is_what_was_committed()
         self.end(sorted(self.runs).index(name))
+
+    @rule()
+    def sweep(self) -> None:
+        """What nothing needs any more goes; whoever reads or runs does not notice."""
+        self.clock.ahead_ms += 2 * 3600 * 1000
+        self.do(self.sessions._sweeper.sweep())
 
     # -- what everybody sees --
 

@@ -211,7 +211,7 @@ async def test_a_cache_of_an_earlier_boot_is_not_believed(setup: Setup) -> None:
 async def test_an_object_goes_with_the_last_of_its_blobs(
     setup: Setup, node: ObjectBlobs, opened: Callable[[bytes], int], clock: Clock
 ) -> None:
-    one, two = await node.put_fds([opened(b"one"), opened(b"two")])
+    one, two, three = await node.put_fds([opened(b"one"), opened(b"two"), opened(b"three")])
     clock.ahead = 100
     assert await node.delete(one.hash, age_seconds=50)
     await node.tidy(50)
@@ -220,9 +220,96 @@ async def test_an_object_goes_with_the_last_of_its_blobs(
     with pytest.raises(NotFoundError):
         await read(node, one.hash)
     assert await node.delete(two.hash, age_seconds=50)
+    assert await node.delete(three.hash, age_seconds=50)
     await node.tidy(50)
     assert setup.names == []
     await node.tidy(50)
+
+
+async def test_what_is_left_of_an_object_that_is_mostly_dead_moves_on(
+    setup: Setup,
+    node: ObjectBlobs,
+    other: ObjectBlobs,
+    opened: Callable[[bytes], int],
+    clock: Clock,
+) -> None:
+    contents = [b"%d" % number * 50 for number in range(10)]
+    blobs = [
+        blob
+        for first in (0, 5)
+        for blob in await node.put_fds([opened(data) for data in contents[first : first + 5]])
+    ]
+    old = setup.names
+    assert len(old) == 2
+    clock.ahead = 100
+    for number in (0, 1, 5, 6):  # two of five each: more than half is alive
+        assert await node.delete(blobs[number].hash, age_seconds=50)
+    await other.tidy(50)
+    assert setup.names == old
+    for number in (2, 7):
+        assert await node.delete(blobs[number].hash, age_seconds=50)
+    await other.tidy(200)  # as long as they are young, nothing moves
+    assert setup.names == old
+    await other.tidy(50)
+    # The rests are one object; those that they were in stay for whoever is reading there.
+    assert len(setup.names) == 3
+    assert set(old) < set(setup.names)
+    clock.ahead = 200
+    await node.tidy(50)
+    assert len(setup.names) == 1
+    third = setup.node("third")
+    for number in (3, 4, 8, 9):
+        assert await read(third, blobs[number].hash) == contents[number]
+        assert await node.delete(blobs[number].hash, age_seconds=50)
+    await third.close()
+    clock.ahead = 300
+    await node.tidy(50)
+    assert setup.names == []
+
+
+async def test_a_blob_that_goes_while_it_is_moved_stays_gone(
+    setup: Setup, node: ObjectBlobs, opened: Callable[[bytes], int], clock: Clock
+) -> None:
+    contents = [b"%d" % number * 50 for number in range(4)]
+    blobs = await node.put_fds([opened(data) for data in contents])
+    clock.ahead = 100
+    now = int(clock() * 1000)
+    for blob in blobs[:2]:
+        assert await node.delete(blob.hash)
+    (third, fourth) = await setup.index.sparse(50, "", 9, now)
+    await setup.index.announce(["aa/new"], now)
+    assert await node.delete(blobs[2].hash)
+    moved = [
+        Place(blob=place.blob, object="aa/new", offset=at, size=place.size)
+        for at, place in enumerate((third, fourth))
+    ]
+    await setup.index.move(moved, now)
+    assert await setup.index.places([blob.hash for blob in blobs]) == (moved[1],)
+    assert await setup.index.sparse(50, "", 9, now) == ()
+    # Whoever moves them to a place that was abandoned meanwhile has changed nothing.
+    gone = Place(blob=blobs[3].hash, object="aa/other", offset=0, size=1)
+    with pytest.raises(InternalError):
+        await setup.index.move([gone], now)
+    assert await setup.index.places([blobs[3].hash]) == (moved[1],)
+
+
+async def test_a_lost_object_keeps_no_other_from_being_tidied(
+    setup: Setup,
+    node: ObjectBlobs,
+    other: ObjectBlobs,
+    opened: Callable[[bytes], int],
+    clock: Clock,
+) -> None:
+    blobs = await node.put_fds([opened(b"%d" % number) for number in range(2)])
+    (lost,) = setup.names
+    alone = await put(node, b"alone")
+    clock.ahead = 100
+    for blob in (blobs[0], alone):
+        assert await node.delete(blob.hash)
+    obstore.delete(setup.server.store(setup.url), lost)
+    with pytest.raises(InternalError):
+        await other.tidy(50)
+    assert setup.names == []
 
 
 async def test_an_upload_that_broke_off_is_removed_once_it_is_old(

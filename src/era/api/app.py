@@ -15,7 +15,7 @@ from era.api.answers import error_answer, json_answer
 from era.api.door import Door, Origins
 from era.api.options import Options
 from era.api.proxy import proxy
-from era.api.routes import code, files, proxied, runs, service, sessions, vm_words, vms
+from era.api.routes import agents, code, files, proxied, runs, service, sessions, vm_words, vms
 from era.api.routing import ANY, Call, Operation, Resource
 from era.errors import NotFoundError
 
@@ -31,6 +31,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *vms.COMMANDS,
     *vm_words.OPERATIONS,
     *vms.OPERATIONS,
+    *agents.OPERATIONS,
     *proxied.OPERATIONS,
 )
 """Everything the API can do; what runs most comes first, since paths are tried in order;

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes
 import structlog
 from pydantic import BaseModel
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from era.api import body
 from era.api.answers import error_answer
@@ -195,6 +195,20 @@ class Call:
         limit = options.bounds.body_bytes
         return await body.read_object(self.scope, self.receive, limit, built, options.buffer)
 
+    def again(self, content: bytes, *, session_id: str = "", **changes: Any) -> Call:
+        """This request with a body that has been read in the place of its own, about a session or
+        with other changes of its scope."""
+        kept = [
+            (name, value)
+            for name, value in self.scope["headers"]
+            if name not in (b"content-length", b"transfer-encoding", b"content-encoding")
+        ]
+        headers = [*kept, (b"content-length", str(len(content)).encode())]
+        scope = {**self.scope, "headers": headers, **changes}
+        if session_id:
+            scope["path_params"] = {"session_id": session_id}
+        return Call(self.sessions, self.options, scope, _replayed(content, self.receive))
+
     def base_url(self) -> str:
         """`<base>`: scheme and authority under which clients reach this server."""
         if self.options.public_url:
@@ -204,6 +218,18 @@ class Call:
             scheme = _first(self.header("x-forwarded-proto")) or scheme
             host = _first(self.header("x-forwarded-host")) or host
         return f"{scheme}://{host or _server(self.scope)}"
+
+
+def _replayed(content: bytes, receive: Receive) -> Receive:
+    """A body again; after it whatever else comes, which is that the client has gone."""
+    waiting = [content]
+
+    async def next_message() -> Message:
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+        return await receive()
+
+    return next_message
 
 
 def _first(header: str | None) -> str:

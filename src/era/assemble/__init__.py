@@ -118,7 +118,7 @@ async def open_driver(
         )
     broker = Broker(upstream_proxy=mirrors.find(settings).upstream)
     stack.callback(broker.close)
-    place = arguments.place(state.of("boxes"), runtimes.helper_python)
+    place = arguments.place(state.of("boxes"), state.of("native"), runtimes.helper_python)
     hosts = await asyncio.to_thread(_registries, settings, runtimes)
     gateway = Gateway(broker, arguments.policies(settings, port, hosts))
     driver = NamespacesDriver(

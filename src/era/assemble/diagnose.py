@@ -47,7 +47,7 @@ async def diagnose(settings: Settings) -> Report:
             found.append(_failed("box", error))
         else:
             found.append(Check(name="box", ok=True, detail="a trial run went well"))
-            found += [*_languages(runtimes), _packages(runtimes)]
+            found += [*_languages(runtimes), _packages(runtimes), _helper(driver)]
             report |= {
                 "tier": driver.tier,
                 "unenforced": list(driver.unenforced),
@@ -171,6 +171,19 @@ def _packages(runtimes: Runtimes) -> Check:
         required=False,
         detail=runtimes.no_packages or ", ".join(runtimes.packages) or "none",
         remedy="run the server on the Python of boxes, or set ERA_PYTHON_PACKAGES=none",
+    )
+
+
+def _helper(driver: NamespacesDriver) -> Check:
+    """Whether the dearest steps of a box are in C."""
+    return Check(
+        name="helper in C",
+        ok=driver.has_helper,
+        required=False,
+        detail="compiled"
+        if driver.has_helper
+        else "no C compiler that could make it: runs are slower",
+        remedy="install gcc (or clang) and the C library's headers, and start the server again",
     )
 
 

@@ -24,7 +24,8 @@ from era.languages.table import (
 from era.models import Network
 from era.runtimes.packages import installed
 from era.sandbox.base import Limits, Readiness, Warm
-from era.sandbox.namespaces.driver import Place
+from era.sandbox.namespaces import native
+from era.sandbox.namespaces.place import Place
 from era.sandbox.namespaces.pool import ANY
 from era.sandbox.probe import disk_scratch_available
 from era.sessions.settings import ModuleLimits, QueueLimits, RunLimits, SessionLimits, SetupLimits
@@ -95,13 +96,14 @@ def _setup_limits(settings: Settings) -> SetupLimits:
     )
 
 
-def place(boxes_dir: str, helper_python: str) -> Place:
+def place(boxes_dir: str, native_dir: str, helper_python: str) -> Place:
     """Where the driver works: scratch on disk where the host can, else in memory."""
     return Place(
         base_dir=f"{boxes_dir}/base",
         scratch_dir=f"{boxes_dir}/scratch",
         images=f"{boxes_dir}/images" if disk_scratch_available() else None,
         helper_python=helper_python,
+        native=native.built(native_dir),
     )
 
 

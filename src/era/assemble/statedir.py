@@ -12,6 +12,7 @@ deno/       modules that deno programs import, a cache
 kept-vms/   workspaces of deleted VMs that were to be kept; the service never looks at them
 programs/   compiled programs of sessions, a cache
 runtime/    small files that boxes see
+native/     the helper in C, compiled here
 boxes/      mount points and scratch of boxes; nothing in it outlives the server
 """
 
@@ -34,6 +35,7 @@ _DIRS: Final = (
     "npm",
     "programs",
     "runtime",
+    "native",
     "boxes",
     "kept-vms",
 )

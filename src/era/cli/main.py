@@ -212,6 +212,14 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
 
 
 @app.command
+def mcp(*, server: Server = HERE, common: Injected) -> int:
+    """Speak MCP on standard input and output: an agent's way to the tools of a server."""
+    from era.cli.mcp import run
+
+    return run(server, common)
+
+
+@app.command
 def version(*, common: Injected) -> int:
     """Print the version."""
     from era.cli.version import run

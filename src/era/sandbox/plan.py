@@ -61,6 +61,10 @@ class Foundation:
     uid: int
     gid: int
     filter: str
+    first: str = ""
+    """The program that is process 1 of a box, on the host; without one Python does it."""
+    stand: str = ""
+    """The library with the standing Python's loop, on the host; without one Python does it."""
     binds: tuple[BindMount, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
     files: tuple[tuple[str, str], ...] = ()

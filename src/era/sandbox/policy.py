@@ -83,7 +83,7 @@ def rlimits(limits: Limits) -> tuple[tuple[str, int], ...]:
         ("RLIMIT_MSGQUEUE", 0),
         ("RLIMIT_NICE", 0),
         ("RLIMIT_NOFILE", limits.open_files),
-        ("RLIMIT_NPROC", limits.pids),
+        ("RLIMIT_NPROC", limits.pids + 1),  # process 1 is the same user's
         ("RLIMIT_RTPRIO", 0),
         ("RLIMIT_SIGPENDING", 4096),
         ("RLIMIT_STACK", 8 << 20),

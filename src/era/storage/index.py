@@ -56,5 +56,20 @@ class BlobIndex(Protocol):
         never filled, `unfilled_seconds` ago.  They never will be, and are returned until `removed`.
         """
 
+    async def sparse(
+        self, age_seconds: float, after: str, limit: int, now_ms: int | None = None
+    ) -> tuple[Place, ...]:
+        """What the next `limit` objects behind `after`, in order, still hold, of those announced at
+        least `age_seconds` ago that have lost half of their blobs or more; by object and offset."""
+
+    async def move(self, places: Sequence[Place], now_ms: int | None = None) -> None:
+        """Blobs are now at `places` too, in announced objects; from here on they are read there.  One
+        that is not known any more is left out.  What they were in counts as announced now, so
+        whoever was about to read there still can.
+
+        Raises:
+            InternalError: one of the objects was abandoned meanwhile; nothing was noted.
+        """
+
     async def removed(self, objects: Sequence[str]) -> None:
         """Abandoned objects that are no longer in the store."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from starlette.responses import Response
-from starlette.types import Message, Receive
+from starlette.types import Message
 
 from era import jsontext, wire
 from era.api import answers_schema as schema
@@ -163,34 +163,14 @@ def _about(
     """A request about one VM in the place of one that has been read; raises NotFoundError."""
     if not is_vm_id(vm_id):
         raise vm_not_found()
-    content = body.encode()
-    kept = [
-        (name, value)
-        for name, value in call.scope["headers"]
-        if name not in (b"content-length", b"transfer-encoding", b"content-encoding")
-    ]
-    scope = {
-        **call.scope,
-        "method": method,
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": query,
-        "path_params": {"vm_id": vm_id},
-        "headers": [*kept, (b"content-length", str(len(content)).encode())],
-    }
-    return Call(call.sessions, call.options, scope, _replayed(content, call.receive))
-
-
-def _replayed(content: bytes, receive: Receive) -> Receive:
-    """A body again; after it whatever else comes, which is that the client has gone."""
-    waiting = [content]
-
-    async def next_message() -> Message:
-        if waiting:
-            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
-        return await receive()
-
-    return next_message
+    return call.again(
+        body.encode(),
+        method=method,
+        path=path,
+        raw_path=path.encode(),
+        query_string=query,
+        path_params={"vm_id": vm_id},
+    )
 
 
 async def no_shell(_call: Call) -> Response:

@@ -8,16 +8,15 @@ privileges.
 from __future__ import annotations
 
 import asyncio
-import errno
 import itertools
 import os
 import socket
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
-from era.errors import BusyError, EraError, InternalError, UnavailableError
+from era.errors import EraError, InternalError, UnavailableError
 from era.models import Network
 from era.sandbox import policy
 from era.sandbox.base import (
@@ -32,55 +31,18 @@ from era.sandbox.base import (
     RootImage,
     Warm,
 )
-from era.sandbox.namespaces import filter as seccomp
 from era.sandbox.namespaces.cgroups.base import Cgroups, Group
 from era.sandbox.namespaces.dial import EGRESS_PORTS, Calls, connected
 from era.sandbox.namespaces.memfile import sealed
+from era.sandbox.namespaces.openings import Openings
+from era.sandbox.namespaces.place import BOX_UID, Place, foundation
 from era.sandbox.namespaces.pool import Pool, Prepared, fits
 from era.sandbox.namespaces.run import Run
 from era.sandbox.namespaces.spawn import Launcher, LauncherLost
-from era.sandbox.plan import BindMount, Foundation, Plan, Start, encode
-
-BOX_UID: Final = 1_879_048_192 + 1000
-"""The host's id of every box's user when the service is root: far above the ranges that
-distributions give to people, services and containers, so it owns nothing on the host."""
-
+from era.sandbox.plan import Plan, Start, encode
 
 _READY_SECONDS: Final = 30.0
 """A box is made ahead in milliseconds; what takes so long has stopped."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where the driver works: directories it owns, and the interpreter of the launcher.
-
-    `images` is None for scratch in memory.
-    """
-
-    base_dir: str
-    scratch_dir: str
-    images: str | None
-    helper_python: str
-
-
-def foundation(place: Place, image: RootImage, *, rootless: bool) -> Foundation:
-    """What the launcher builds once, from a root image."""
-    return Foundation(
-        rootless=rootless,
-        base_dir=place.base_dir,
-        scratch_dir=place.scratch_dir,
-        images=place.images,
-        uid=0 if rootless else BOX_UID,
-        gid=0 if rootless else BOX_UID,
-        filter=seccomp.build().hex(),
-        binds=tuple(
-            BindMount(source=bind.source, target=bind.target, writable=bind.writable)
-            for bind in image.binds
-        ),
-        links=tuple(image.links.items()),
-        files=tuple((path, data.decode("latin-1")) for path, data in image.files.items()),
-        dirs=image.dirs,
-    )
 
 
 class NeverBegun(Exception):  # noqa: N818 - named by what happened
@@ -114,8 +76,7 @@ class NamespacesDriver:
         self._launcher: Launcher | None = None
         self._starting = asyncio.Lock()
         self._numbers = itertools.count(1)
-        self._opened: dict[int, asyncio.Future[int]] = {}
-        self._closed: dict[int, asyncio.Future[None]] = {}
+        self.openings = Openings()
         self._runs: dict[int, Run] = {}
         self._calls = Calls()
         self._ready: dict[int, Prepared] = {}
@@ -133,6 +94,11 @@ class NamespacesDriver:
     def unenforced(self) -> tuple[str, ...]:
         """See `Driver`."""
         return self._cgroups.unenforced
+
+    @property
+    def has_helper(self) -> bool:
+        """Whether steps of a box are in C here."""
+        return bool(self._foundation.first)
 
     @property
     def owner(self) -> int | None:
@@ -186,7 +152,7 @@ class NamespacesDriver:
         prepared = self._take(spec)
         if prepared is None:
             number = next(self._numbers)
-            workspace_fd = await self._open_box(launcher, number, spec)
+            workspace_fd = await self.openings.open(launcher, number, spec.limits.disk_bytes)
         else:
             launcher, number = prepared.launcher, prepared.number
             workspace_fd = prepared.workspace_fd
@@ -205,7 +171,7 @@ class NamespacesDriver:
             await self.finish(box.prepared.run)
         await box.quiet()
         os.close(box.workspace_fd)
-        await self._close_box(box.launcher, box.number)
+        await self.openings.close(box.launcher, box.number)
 
     # -- boxes made ahead --
 
@@ -224,14 +190,15 @@ class NamespacesDriver:
         try:
             launcher = await self._ensure_launcher()
             number = next(self._numbers)
-            workspace_fd = await self._open_box(launcher, number, self._ready_spec)
+            disk_bytes = self._ready_spec.limits.disk_bytes
+            workspace_fd = await self.openings.open(launcher, number, disk_bytes)
         except EraError:
             return None
         try:
             run = self._run_in(launcher, number, self._ready_spec, None)
         except EraError:
             os.close(workspace_fd)
-            await self._close_box(launcher, number)
+            await self.openings.close(launcher, number)
             return None
         prepared = Prepared(
             warm=warm,
@@ -266,7 +233,7 @@ class NamespacesDriver:
         self._ready.pop(prepared.number, None)
         await self.finish(prepared.run)
         os.close(prepared.workspace_fd)
-        await self._close_box(prepared.launcher, prepared.number)
+        await self.openings.close(prepared.launcher, prepared.number)
 
     async def _start_interpreter(self, warm: Warm, name: str) -> None:
         launcher = await self._ensure_launcher()
@@ -318,38 +285,6 @@ class NamespacesDriver:
         finally:
             box.end(self._behind(self.finish(run)))
 
-    async def _open_box(self, launcher: Launcher, number: int, spec: BoxSpec) -> int:
-        opened: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._opened[number] = opened
-        try:
-            launcher.send({"request": "open", "box": number, "disk_bytes": spec.limits.disk_bytes})
-            await asyncio.wait({opened}, timeout=_READY_SECONDS)
-            if not opened.done():
-                launcher.give_up()
-            return await opened
-        except asyncio.CancelledError:
-            if opened.done() and not opened.cancelled() and opened.exception() is None:
-                self._let_go(launcher, number, [opened.result()])
-            raise
-        finally:
-            self._opened.pop(number, None)
-
-    def _let_go(self, launcher: Launcher, number: int, fds: list[int]) -> None:
-        """Close a box that came when nobody waited for it any more, or that came without `fds`."""
-        for fd in fds:
-            os.close(fd)
-        with suppress(LauncherLost):
-            launcher.send({"request": "close", "box": number})
-
-    async def _close_box(self, launcher: Launcher, number: int) -> None:
-        closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._closed[number] = closed
-        try:
-            launcher.send({"request": "close", "box": number})
-            await closed
-        except LauncherLost:
-            self._closed.pop(number, None)
-
     async def _ensure_launcher(self) -> Launcher:
         async with self._starting:
             if self._launcher is None or not self._launcher.alive:
@@ -365,22 +300,15 @@ class NamespacesDriver:
         self.pool.launcher_lost()
         for run in list(self._runs.values()):
             run.lost()
-        for opened in list(self._opened.values()):
-            if not opened.done():
-                opened.set_exception(LauncherLost())
-        for closed in list(self._closed.values()):
-            if not closed.done():
-                closed.set_result(None)
-        self._opened.clear()
-        self._closed.clear()
+        self.openings.launcher_lost()
         self._calls.forget()
 
     def _on_event(self, message: dict[str, Any], fds: list[int]) -> None:
         event = message["event"]
         if event == "opened":
-            self._box_opened(message, fds)
+            self.openings.was_opened(self._launcher, message["box"], fds)
         elif event == "closed":
-            self._box_closed(message["box"])
+            self.openings.was_closed(message["box"])
         elif event == "ended":
             run = self._runs.get(message["run"])
             if run is not None:
@@ -400,27 +328,9 @@ class NamespacesDriver:
         elif event == "refused":
             self._refused(message)
 
-    def _box_opened(self, message: dict[str, Any], fds: list[int]) -> None:
-        opened = self._opened.pop(message["box"], None)
-        wanted = opened is not None and not opened.done()
-        if opened is not None and wanted and fds:
-            opened.set_result(fds[0])
-            return
-        if opened is not None and wanted:  # this process has no room for the descriptor
-            opened.set_exception(_why_no_box(errno.EMFILE))
-        if self._launcher is not None:
-            self._let_go(self._launcher, message["box"], fds)
-
-    def _box_closed(self, number: int) -> None:
-        closed = self._closed.pop(number, None)
-        if closed is not None and not closed.done():
-            closed.set_result(None)
-
     def _refused(self, message: dict[str, Any]) -> None:
-        if message["request"] == "open":
-            opened = self._opened.pop(message["box"], None)
-            if opened is not None and not opened.done():
-                opened.set_exception(_why_no_box(message["errno"]))
+        if message["request"] in ("open", "close"):
+            self.openings.was_refused(message)
         elif message["request"] == "dial":
             self._calls.answered(message["call"], [])
         elif message["request"] == "attach":
@@ -435,8 +345,6 @@ class NamespacesDriver:
                 run.box_exited()
         elif message["request"] == "interpreter":
             self.pool.interpreter_changed(message["name"], up=False)
-        elif message["request"] == "close":  # its scratch goes with the launcher
-            self._box_closed(message["box"])
 
     async def run(
         self,
@@ -482,7 +390,7 @@ class NamespacesDriver:
         try:
             run = Run(number, group, launcher, egress, spec.network)
         except OSError as error:
-            group.remove()
+            group.discard()
             raise InternalError("execution_failed", details=f"run: {error.strerror}") from error
         self._runs[number] = run
         return run
@@ -501,15 +409,6 @@ def _egress_wanted(spec: BoxSpec) -> bool:
 
 def _standing(warm: Warm, name: str) -> str:
     return name if warm.readiness is Readiness.STANDING else ""
-
-
-def _why_no_box(number: int) -> EraError:
-    """The error for a box that the launcher could not open."""
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        return UnavailableError("storage_full")
-    if number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ETOOMANYREFS):
-        return BusyError("server_busy")
-    return InternalError("execution_failed", details=f"scratch: {os.strerror(number)}")
 
 
 def _late_mounts(plan: Plan) -> Plan | None:

@@ -20,6 +20,7 @@ from era.sandbox.base import Egress, Exit, OutputSink, Program
 from era.sandbox.namespaces.cgroups.base import Group, Reading
 from era.sandbox.namespaces.child import wire
 from era.sandbox.namespaces.memfile import MemoryFile, sealed
+from era.sandbox.namespaces.refusals import refused
 from era.sandbox.namespaces.spawn import Launcher, LauncherLost
 from era.sandbox.output import Pump
 from era.sandbox.plan import Plan, Start, encode
@@ -360,10 +361,16 @@ class Run:
         await self._remove_group()
 
     async def _remove_group(self) -> None:
-        """rmdir is refused for an instant after the last process of a group has died; what a loaded
-        kernel does not let go of is swept when the service ends."""
+        """The program's process counts until its parent has reaped it, and rmdir is refused for an
+        instant after that; what a loaded kernel does not let go of is swept when the service ends."""
         for _attempt in range(_REMOVE_ATTEMPTS):
-            if self.group.remove():
+            if self.group.empty():
+                break
+            await asyncio.sleep(_REMOVE_PAUSE_SECONDS)
+        if self.group.recycle():
+            return
+        for _attempt in range(_REMOVE_ATTEMPTS):
+            if await asyncio.to_thread(self.group.discard):
                 return
             await asyncio.sleep(_REMOVE_PAUSE_SECONDS)
 
@@ -371,16 +378,15 @@ class Run:
         """The outcome, once the box is dead.
 
         Raises:
-            InternalError: `execution_failed`, when the box broke.
+            EraError: `execution_failed`, when the box broke; `server_busy` or `storage_full`, when there
+                was not enough of something to make it.
         """
         await asyncio.wait([pump.finished for pump in self._pumps], timeout=_DRAIN_SECONDS)
         reading = self.group.read()
         oom = self._oom.done() or reading.oom_kills > 0
         # At the limit the kernel may choose process 1, or the whole group (memory.oom.group).
         if self._failure is not None and not oom:
-            step, number = self._failure
-            reason = os.strerror(number) if number else "ended unexpectedly"
-            raise InternalError("execution_failed", details=f"{step}: {reason}")
+            raise refused(*self._failure)
         if self._status is None and not (oom or self._timed_out or self._cancelled):
             raise InternalError("execution_failed", details="the box ended unexpectedly")
         started = self._started.result() if self._started.done() else time.monotonic_ns()

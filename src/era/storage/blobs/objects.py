@@ -19,7 +19,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import from_url
 
-from era.errors import InternalError, NotFoundError, UnavailableError, file_not_found
+from era.errors import EraError, InternalError, NotFoundError, UnavailableError, file_not_found
 from era.ids import new_token
 from era.storage.base import Blob, Export
 from era.storage.blobs.cache import Cache
@@ -40,6 +40,8 @@ CHUNK: Final = 1 << 20
 UNFILLED_SECONDS: Final = 86400.0
 """An upload that takes longer than this is taken for broken off."""
 _BATCH: Final = 500
+_TOGETHER: Final = 8
+"""Objects whose rests are laid together."""
 _FULL: Final = re.compile(r"507 Insufficient|StorageFull|QuotaExceeded|InsufficientCapacity")
 """What stores answer that have no room left."""
 _RETRY: Final = {
@@ -268,7 +270,9 @@ class ObjectBlobs:
             after = blobs[-1]
 
     async def tidy(self, age_seconds: float) -> None:
-        """See `Blobs.tidy`."""
+        """See `Blobs.tidy`.  What is left of an object that has lost half of its blobs moves on into a
+        new one."""
+        lost = await self._gather(age_seconds)
         dead = await self._index.abandon(
             age_seconds, max(age_seconds, UNFILLED_SECONDS), self._now_ms()
         )
@@ -279,6 +283,32 @@ class ObjectBlobs:
                     with suppress(FileNotFoundError):
                         await obstore.delete_async(self._store, name)
             await self._index.removed(names)
+        if lost is not None:
+            raise lost
+
+    async def _gather(self, age_seconds: float) -> EraError | None:
+        """Let go of objects that are mostly dead; why that was not possible for one of them."""
+        lost, after = None, ""
+        while places := await self._index.sparse(age_seconds, after, _TOGETHER, self._now_ms()):
+            after = places[-1].object
+            try:
+                await self._move(places)
+            except EraError as error:  # what is lost there must not keep the rest from being done
+                lost = error
+        return lost
+
+    async def _move(self, places: Sequence[Place]) -> None:
+        blobs = [Blob(hash=place.blob, size=place.size) for place in places]
+        names = [blob.hash for blob in blobs]
+        with self._cache.pinned(names):
+            missing = [name for name in names if not await self._cache.exists(name)]
+            fetched = await self._fetch(missing)
+            packs = packed(blobs, _object_name)
+            await self._index.announce([pack.object for pack in packs], self._now_ms())
+            await together(*(self._upload(pack) for pack in packs))
+            moved = [place for pack in packs for place in pack.places()]
+            await self._index.move(moved, self._now_ms())
+        await self._cache.trim(fetched)
 
     async def claim(self, identity: str, *, fresh: bool) -> bool:
         """Whether the store is the one that belongs to `identity`; a `fresh` one becomes it."""

@@ -281,6 +281,15 @@ class DatabaseRecords(ABC):
             index.abandon, int(emptied_seconds * 1000), int(unfilled_seconds * 1000), now_ms
         )
 
+    async def sparse(
+        self, age_seconds: float, after: str, limit: int, now_ms: int | None = None
+    ) -> tuple[Place, ...]:
+        return await self._read(index.sparse, int(age_seconds * 1000), after, limit, now_ms)
+
+    async def move(self, places: Sequence[Place], now_ms: int | None = None) -> None:
+        if places:
+            await self._write(index.move, tuple(places), now_ms)
+
     async def removed(self, objects: Sequence[str]) -> None:
         if objects:
             await self._write(index.removed, tuple(objects))

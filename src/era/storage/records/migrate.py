@@ -11,7 +11,7 @@ from sqlalchemy import Connection, inspect, text
 
 from era.errors import InternalError
 
-SCHEMA: Final = "0006"
+SCHEMA: Final = "0007"
 """The newest revision in `migrations/versions`."""
 _LOCATION: Final = "era.storage.records:migrations"
 

@@ -20,12 +20,22 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    text,
     update,
 )
 
 from era.storage.records.clock import db_now_ms
 from era.storage.records.statements import among, param
-from era.storage.records.tables import blobs, entries, facts, layers, leases, objects, sessions
+from era.storage.records.tables import (
+    SPARSE,
+    blobs,
+    entries,
+    facts,
+    layers,
+    leases,
+    objects,
+    sessions,
+)
 
 # --- leases -------------------------------------------------------------------------------------
 
@@ -140,6 +150,29 @@ abandon_objects: Final = (
     )
     .values(abandoned=True)
     .returning(objects.c.name)
+)
+_next_sparse: Final = (
+    select(objects.c.name)
+    .where(
+        text(SPARSE),
+        objects.c.announced_at_ms <= _cutoff,
+        ~objects.c.abandoned,
+        objects.c.name > param("after"),
+    )
+    .order_by(objects.c.name)
+    .limit(param("limit"))
+)
+sparse_objects: Final = (
+    select(*_place).where(blobs.c.object.in_(_next_sparse)).order_by(blobs.c.object, blobs.c.offset)
+)
+move_blob: Final = (
+    update(blobs)
+    .where(blobs.c.blob == param("at"))
+    .values(object=param("object"), offset=param("offset"))
+)
+held_by: Final = select(func.count()).where(blobs.c.object == param("of"))
+leave_object: Final = (
+    update(objects).where(_object_is).values(live=param("count"), announced_at_ms=_now)
 )
 forget_objects: Final = delete(objects).where(objects.c.abandoned, among(objects.c.name, "objects"))
 

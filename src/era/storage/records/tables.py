@@ -281,12 +281,20 @@ Index(
     postgresql_where=text("live = 0"),
 )
 
+SPARSE: Final = "live > 0 AND live * 2 <= filled"
+Index(
+    "ix_objects_sparse",
+    objects.c.name,
+    sqlite_where=text(SPARSE),
+    postgresql_where=text(SPARSE),
+)
+
 blobs: Final = Table(
     "blobs",
     metadata,
     # In byte order, as a sweep walks them.
     Column("blob", BYTEWISE, primary_key=True),
-    Column("object", BYTEWISE, nullable=False),
+    Column("object", BYTEWISE, nullable=False, index=True),
     Column("offset", BigInteger, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("stored_at_ms", BigInteger, nullable=False),

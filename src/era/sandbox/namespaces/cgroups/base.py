@@ -39,15 +39,21 @@ class Group(Protocol):
     def alone(self) -> bool:
         """Whether there is certainly no process in the group but process 1 of the box."""
 
+    def empty(self) -> bool:
+        """Whether the group has no process, so far as the host can tell."""
+
     def mark(self) -> None:
         """Count usage from here: what made the box ahead of its program is not the program's."""
 
     def read(self) -> Reading:
         """Current figures; exact once every process of the group is dead."""
 
-    def remove(self) -> bool:
-        """Remove the group; its processes are dead.  False while the kernel still holds it: it may be
-        tried again, and what remains is left to `close`."""
+    def recycle(self) -> bool:
+        """Keep the group for another box; its processes are dead.  False when it cannot serve again."""
+
+    def discard(self) -> bool:
+        """Remove the group for good, which may take the kernel tens of milliseconds.  False while it
+        still holds the group: it may be tried again, and what remains is left to `close`."""
 
 
 class Cgroups(Protocol):

@@ -22,6 +22,10 @@ class NoGroup:
         """Nobody can tell."""
         return False
 
+    def empty(self) -> bool:
+        """Nobody can tell, and nobody needs to."""
+        return True
+
     def mark(self) -> None:
         """Nothing is counted."""
 
@@ -29,7 +33,11 @@ class NoGroup:
         """Nothing is known."""
         return Reading()
 
-    def remove(self) -> bool:
+    def recycle(self) -> bool:
+        """Nothing was used."""
+        return True
+
+    def discard(self) -> bool:
         """Nothing to remove."""
         return True
 

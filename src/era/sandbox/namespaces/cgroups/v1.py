@@ -23,6 +23,14 @@ _KEEP: Final = 32
 _LEFT_BYTES: Final = 1 << 20
 """What the kernel holds in advance for a group (64 pages a processor) or of its own for it; more
 belongs to files that are still there."""
+_FILES: Final = {
+    "cpuacct.usage": os.O_RDWR,
+    "memory.max_usage_in_bytes": os.O_RDWR,
+    "memory.oom_control": os.O_RDONLY,
+    "memory.usage_in_bytes": os.O_RDONLY,
+    "pids.current": os.O_RDONLY,
+}
+"""Control files that stay open, since a group serves many boxes; named by their controller."""
 FIRST: Final = 1
 """Process 1 of a box is in the group, but is not the program's."""
 
@@ -80,6 +88,7 @@ class GroupV1:
         self._paths = paths
         self._keep = keep
         self._limits: Limits | None = None
+        self._files: dict[str, int] = {}
         self.join_fds: tuple[int, ...] = ()
         self.oom_fd: int | None = None
         try:
@@ -87,6 +96,9 @@ class GroupV1:
                 os.mkdir(path, 0o755)
             self.adjust(limits)
             self.oom_fd = self._watch_oom()
+            for name, mode in _FILES.items():
+                path = f"{paths[name.partition('.')[0]]}/{name}"
+                self._files[name] = os.open(path, mode | os.O_CLOEXEC)
             self.join_fds = tuple(
                 os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
                 for path in dict.fromkeys(paths.values())
@@ -132,49 +144,61 @@ class GroupV1:
 
     def alone(self) -> bool:
         """See `Group`.  A process counts until it is reaped (pids.rst)."""
-        return int(read(f"{self._paths['pids']}/pids.current")) <= FIRST
+        return int(self._tell("pids.current")) <= FIRST
+
+    def empty(self) -> bool:
+        """See `Group`."""
+        return int(self._tell("pids.current")) == 0
 
     def mark(self) -> None:
         """See `Group`.  Writing 0 resets both figures (memory.rst, cpuacct.rst)."""
-        write(f"{self._paths['cpuacct']}/cpuacct.usage", "0")
-        write(f"{self._paths['memory']}/memory.max_usage_in_bytes", "0")
+        os.write(self._files["cpuacct.usage"], b"0")
+        os.write(self._files["memory.max_usage_in_bytes"], b"0")
 
     def read(self) -> Reading:
         """See `Group`."""
-        memory = self._paths["memory"]
         kills = 0
-        for line in read(f"{memory}/memory.oom_control").splitlines():
+        for line in self._tell("memory.oom_control").splitlines():
             if line.startswith("oom_kill "):
                 kills = int(line.split()[1])
         return Reading(
-            cpu_ns=int(read(f"{self._paths['cpuacct']}/cpuacct.usage")),
-            peak_memory_bytes=int(read(f"{memory}/memory.max_usage_in_bytes")),
+            cpu_ns=int(self._tell("cpuacct.usage")),
+            peak_memory_bytes=int(self._tell("memory.max_usage_in_bytes")),
             oom_kills=kills,
         )
 
-    def remove(self) -> bool:
+    def _tell(self, name: str) -> str:
+        """What a control file says now."""
+        return os.pread(self._files[name], 4096, 0).decode()
+
+    def recycle(self) -> bool:
         """See `Group`.  To make and to remove one takes a millisecond, so it may serve again."""
-        return (self._is_as_new() and self._keep(self)) or self.discard()
+        return self._is_as_new() and self._keep(self)
 
     def _is_as_new(self) -> bool:
         """Whether nothing of the box that was is left: no process, no hit of a limit, no memory."""
-        memory, pids = self._paths["memory"], self._paths["pids"]
         try:
-            if self._limits is None or self.oom_fd is None or int(read(f"{pids}/pids.current")):
+            if self._limits is None or self.oom_fd is None:
+                return False
+            if not self.empty():
                 return False
             if self.read().oom_kills or select.select([self.oom_fd], [], [], 0)[0]:
                 return False
-            if int(read(f"{memory}/memory.usage_in_bytes")) > _LEFT_BYTES:
-                write(f"{memory}/memory.force_empty", "0")
-            return int(read(f"{memory}/memory.usage_in_bytes")) <= _LEFT_BYTES
+            if self._used_bytes() > _LEFT_BYTES:
+                write(f"{self._paths['memory']}/memory.force_empty", "0")
+            return self._used_bytes() <= _LEFT_BYTES
         except (OSError, ValueError):
             return False
 
+    def _used_bytes(self) -> int:
+        return int(self._tell("memory.usage_in_bytes"))
+
     def discard(self) -> bool:
-        """Remove it for good; False while the kernel holds it."""
-        for fd in self.join_fds:
+        """See `Group`."""
+        for fd in (*self.join_fds, *self._files.values()):
             os.close(fd)
         self.join_fds = ()
+        self._files.clear()
         if self.oom_fd is not None:
             os.close(self.oom_fd)
             self.oom_fd = None

@@ -43,7 +43,7 @@ class GroupV2:
             self.adjust(limits)
             self.join_fds = (os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC),)
         except OSError:
-            self.remove()
+            self.discard()
             raise
 
     def adjust(self, limits: Limits) -> None:
@@ -60,7 +60,14 @@ class GroupV2:
 
     def alone(self) -> bool:
         """See `Group`.  A process counts until it is reaped (cgroup-v2.rst, PID)."""
-        return int(read(f"{self._path}/pids.current")) <= FIRST
+        return self._processes() <= FIRST
+
+    def empty(self) -> bool:
+        """See `Group`."""
+        return self._processes() == 0
+
+    def _processes(self) -> int:
+        return int(read(f"{self._path}/pids.current"))
 
     def mark(self) -> None:
         """See `Group`.  The peak can be reset since Linux 6.12, for who reads it by the descriptor that
@@ -94,7 +101,11 @@ class GroupV2:
             os.close(self._peak_fd)
             self._peak_fd = _NONE
 
-    def remove(self) -> bool:
+    def recycle(self) -> bool:
+        """See `Group`.  Never: its count of hits of the limit cannot be set back."""
+        return False
+
+    def discard(self) -> bool:
         """See `Group`."""
         self._let_go_of_peak()
         for fd in self.join_fds:

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from era.sandbox.namespaces.child import mounts, redirect, wire
+from era.sandbox.namespaces.child import mounts, networks, redirect, wire
 from era.sandbox.namespaces.child import syscalls as sys
 from era.sandbox.namespaces.child.users import User
 from era.sandbox.plan import Foundation, Plan
@@ -67,10 +67,15 @@ class Home:
         """A descriptor of the namespace that this process is in now."""
         return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._names)
 
-    def leave(self) -> None:
-        """Into new namespaces.  The pid namespace is for children: the next one is process 1 in it,
-        and the ones after that are in it too (pid_namespaces(7))."""
-        sys.unshare(KINDS | sys.CLONE_NEWPID)
+    def leave(self, network: int | None) -> None:
+        """Into new namespaces, or into a `network` that is there.  The pid namespace is for children:
+        the next one is process 1 in it, and the ones after that are in it too (pid_namespaces(7))."""
+        if network is None:
+            sys.unshare(KINDS | sys.CLONE_NEWPID)
+            networks.loopback_up()
+            return
+        sys.unshare((KINDS & ~sys.CLONE_NEWNET) | sys.CLONE_NEWPID)
+        sys.setns(network, sys.CLONE_NEWNET)
 
     def come_back(self) -> None:
         """Whatever of `leave` happened.  A launcher that cannot come back ends, with every box."""
@@ -124,11 +129,7 @@ def _egress_sockets() -> list[socket.socket]:
     return sockets
 
 
-def _start_network(plan: Plan, control: socket.socket) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sys.loopback_up(sock.fileno())
-    if not plan.egress:
-        return
+def _lead_out(control: socket.socket) -> None:
     sockets = _egress_sockets()
     wire.send(control, {"event": "egress"}, [sock.fileno() for sock in sockets])
     for sock in sockets:
@@ -145,11 +146,12 @@ def build(foundation: Foundation, plan: Plan, seat: Seat, control: socket.socket
     def enter_root() -> None:
         mounts.enter(foundation, plan, seat.space, seat.serial, seat.user.idmap)
 
-    steps: tuple[tuple[str, Callable[[], None]], ...] = (
+    steps: list[tuple[str, Callable[[], None]]] = [
         ("hostname", lambda: sys.set_names(plan.hostname)),
-        ("network", lambda: _start_network(plan, control)),
         ("mounts", enter_root),
-    )
+    ]
+    if plan.egress:
+        steps.insert(1, ("network", lambda: _lead_out(control)))
     for name, step in steps:
         try:
             step()

@@ -33,6 +33,27 @@ class FirstFds:
     cgroups: tuple[int, ...]
 
 
+def spawn(path: str, plan: Plan, fds: FirstFds, filter_fd: int, *, rootless: bool) -> int:
+    """As a program of its own (native/first.c) at `path`: the same, in fewer pages.  Its number."""
+    numbers = [fds.control, fds.built, fds.user_namespace, filter_fd]
+    numbers += [plan.inside_uid, plan.inside_gid, rootless, len(fds.cgroups), *fds.cgroups]
+    orders = [f"m{at}" for at in plan.masked] + [f"r{at}" for at in plan.read_only]
+    given = (fds.control, fds.built, fds.user_namespace, filter_fd, *fds.cgroups)
+    # To its own number: that only lets it stay open across exec (posix_spawn_file_actions_adddup2(3)).
+    kept = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in given]
+    argv = ["era-box", *(str(int(number)) for number in numbers), *orders]
+    return os.posix_spawn(path, argv, {}, file_actions=kept)
+
+
+def can_be_spawned(path: str) -> bool:
+    """Whether the program at `path` runs on this host at all.  Without arguments it ends with 1."""
+    try:
+        pid = os.posix_spawn(path, ["era-box"], {})
+    except OSError:
+        return False
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+
+
 def run(plan: Plan, fds: FirstFds, seccomp: sys.FilterProgram, *, rootless: bool) -> NoReturn:
     """The whole life of process 1."""
     control: socket.socket | None = None

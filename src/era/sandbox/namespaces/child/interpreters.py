@@ -66,12 +66,12 @@ class Interpreters:
         self._all[ours.fileno()] = _Interpreter(message["name"], ours, pid)
         self._poll.register(ours.fileno(), select.POLLIN)
 
-    def fork(self, name: str, run: int, message: dict[str, Any], fds: Sequence[int]) -> None:
+    def fork(self, name: str, run: int, request: bytes, fds: Sequence[int]) -> None:
         """Have the program's process of `run` forked from the interpreter `name`; OSError when none
         stands ready."""
         for interpreter in self._all.values():
             if interpreter.name == name and interpreter.standing:
-                wire.send(interpreter.socket, message, fds)
+                socket.send_fds(interpreter.socket, [request], list(fds))
                 interpreter.runs.add(run)
                 return
         raise OSError(errno.ESRCH, f"no {name} stands ready")

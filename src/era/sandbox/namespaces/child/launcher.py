@@ -18,10 +18,11 @@ import signal
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from era.sandbox.namespaces.child import box as boxes
-from era.sandbox.namespaces.child import mounts, wire
+from era.sandbox.namespaces.child import first, mounts, wire
 from era.sandbox.namespaces.child import syscalls as sys
 from era.sandbox.namespaces.child.children import Children
 from era.sandbox.namespaces.child.interpreters import Interpreters
@@ -289,6 +290,8 @@ def main(control_fd: int) -> NoReturn:
             _wait_for(pid)
         sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
         _make_ready(foundation)
+        if foundation.first and not first.can_be_spawned(foundation.base_dir + mounts.FIRST):
+            foundation = replace(foundation, first="")
         launcher = Launcher(control, foundation)
     except OSError as error:
         reason = f"{error.filename or 'namespaces'}: {error.strerror}"

@@ -9,6 +9,7 @@ mounts.
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ _DEVICE_LINKS = (
 _EMPTY_FILE = "/.empty"
 _EMPTY_DIR = "/.empty.d"
 _HOST_PROC = "/.proc"
+FIRST = "/.first"
+"""The program that is process 1, where there is one: nobody in a box may read or run it."""
 _TMPFS_FLAGS = sys.MS_NOSUID | sys.MS_NODEV
 
 
@@ -99,6 +102,9 @@ def build_base(foundation: Foundation) -> None:
     os.close(os.open(base + _EMPTY_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o444))
     os.mkdir(base + _EMPTY_DIR, 0o555)
     os.mkdir(base + _HOST_PROC, 0o555)
+    if foundation.first:
+        shutil.copyfile(foundation.first, base + FIRST)
+        os.chmod(base + FIRST, 0o500)
     for bind in (*device_binds(), *foundation.binds):
         target = _mount_point(base, bind.target, directory=os.path.isdir(bind.source))
         _attach(_clone(bind, None), target)

@@ -11,14 +11,18 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from era.sandbox.namespaces.child import box, confine, gate
 from era.sandbox.namespaces.child import syscalls as sys
 from era.sandbox.plan import Plan, Start
 
+_HEAD = struct.Struct("=6I")
+_LIMIT = struct.Struct("=2IQ")
+_LIMIT_NAMES = {value: name for name, value in vars(resource).items() if name.startswith("RLIMIT_")}
 AHEAD_GATE = 3
 AHEAD_START = 4
 
@@ -68,14 +72,22 @@ class Terms:
             rootless=rootless,
         )
 
-    def asdict(self) -> dict[str, Any]:
-        """For the wire."""
-        return {
-            "uid": self.uid,
-            "gid": self.gid,
-            "rlimits": self.rlimits,
-            "rootless": self.rootless,
-        }
+    def pack(self, run: int) -> bytes:
+        """A request to a standing interpreter: `struct request` of native/stand.c."""
+        limits = [(getattr(resource, name), value) for name, value in self.rlimits]
+        head = _HEAD.pack(run, self.uid, self.gid, self.rootless, len(limits), 0)
+        return head + b"".join(_LIMIT.pack(kind, 0, value) for kind, value in limits)
+
+    @classmethod
+    def unpack(cls, packet: bytes) -> tuple[int, Terms]:
+        """The run, and the terms, of what `pack` made."""
+        run, uid, gid, rootless, count, _ = _HEAD.unpack_from(packet)
+        limits = []
+        for at in range(count):
+            kind, _, value = _LIMIT.unpack_from(packet, _HEAD.size + at * _LIMIT.size)
+            limits.append((_LIMIT_NAMES[kind], value))
+        terms = cls(uid=uid, gid=gid, rlimits=tuple(limits), rootless=bool(rootless))
+        return run, terms
 
 
 def enter(spaces: Sequence[int]) -> None:

@@ -124,6 +124,17 @@ def _remove_one(top: int, name: str, serial: int) -> int:
     return serial
 
 
+def _mount_memory(mount_point: str, size: int) -> None:
+    inodes = max(1024, size // _BYTES_PER_INODE)
+    options = f"size={size},nr_inodes={inodes},mode=755"
+    os.mkdir(mount_point, 0o700)
+    try:
+        sys.mount("era-scratch", mount_point, "tmpfs", sys.MS_NOSUID | sys.MS_NODEV, options)
+    except OSError:
+        os.rmdir(mount_point)
+        raise
+
+
 class Slot:
     """A mounted scratch file system on disk.  `stale` counts the inodes deleted since the mount."""
 
@@ -172,16 +183,17 @@ class Scratch:
         slot = None
         if self._images is None:
             mount_point = f"{self._root}/{self._serial}"
-            os.mkdir(mount_point, 0o700)
-            inodes = max(1024, size // _BYTES_PER_INODE)
-            options = f"size={size},nr_inodes={inodes},mode=755"
-            sys.mount("era-scratch", mount_point, "tmpfs", sys.MS_NOSUID | sys.MS_NODEV, options)
+            _mount_memory(mount_point, size)
         else:
             slot = self._slot(size)
             mount_point = slot.mount_point
-        path = f"{mount_point}/box-{self._serial}"
-        os.mkdir(path, 0o755)
-        return Space(path, mount_point, size, slot)
+        space = Space(f"{mount_point}/box-{self._serial}", mount_point, size, slot)
+        try:
+            os.mkdir(space.path, 0o755)
+        except OSError:
+            self.recycle(space, clean=slot is not None)
+            raise
+        return space
 
     def _slot(self, size: int) -> Slot:
         free = self._free.setdefault(size, [])
@@ -196,9 +208,12 @@ class Scratch:
         finally:
             os.close(image)  # the loop device keeps it; with the device the bytes go
         slot = Slot(mount_point, device_path)
+        os.mkdir(mount_point, 0o700)
         try:
-            os.mkdir(mount_point, 0o700)
             slot.mount()
+        except OSError:
+            os.rmdir(mount_point)
+            raise
         finally:
             os.close(device)
         return slot

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from time import monotonic_ns
 from typing import Any
 
-from era.sandbox.namespaces.child import box, first, program
+from era.sandbox.namespaces.child import box, first, mounts, networks, program
 from era.sandbox.namespaces.child import syscalls as sys
 from era.sandbox.namespaces.child.children import Children, Ended
 from era.sandbox.namespaces.child.interpreters import Interpreters
@@ -55,13 +55,17 @@ class Trees:
         tell: Callable[[dict[str, Any]], None],
     ) -> None:
         self._foundation = foundation
-        self._seccomp = sys.FilterProgram(bytes.fromhex(foundation.filter))
+        code = bytes.fromhex(foundation.filter)
+        self._seccomp = sys.FilterProgram(code)
+        self._filter = _in_memory("era-filter", code)
         self._children = children
         self._interpreters = interpreters
         self._tell = tell
         self._home = box.Home()
         self._first: dict[int, int] = {}  # run -> pidfd of process 1
+        self._unused = networks.Networks()
         self._networks: dict[int, int] = {}  # run -> its network namespace
+        self._led_out: set[int] = set()  # runs whose network has a way out
 
     def make(self, run: int, plan: Plan, seat: box.Seat, fds: TreeFds, interpreter: str) -> int:
         """Start a tree up to its gate, from `interpreter` if one is named; a descriptor of its mount
@@ -74,8 +78,12 @@ class Trees:
         built, built_write = os.pipe()
         held = [built, built_write]
         mine = _program_fds(seat, fds, built)
+        network = None if plan.egress else self._unused.take()
         try:
-            self._home.leave()
+            self._home.leave(network)
+            self._networks[run] = self._home.here("net") if network is None else network
+            if plan.egress:
+                self._led_out.add(run)
             mounts_fd = self._home.here("mnt")
             held.append(mounts_fd)
             with socket.socket(fileno=os.dup(fds.control)) as control:
@@ -89,6 +97,8 @@ class Trees:
             held.remove(mounts_fd)
         except BaseException:
             self.kill(run)
+            if run not in self._first:
+                self._forget_network(run, network)
             raise
         finally:
             self._home.come_back()
@@ -140,30 +150,32 @@ class Trees:
     def _fork_first(
         self, run: int, plan: Plan, seat: box.Seat, fds: TreeFds, built_write: int
     ) -> None:
-        pid = os.fork()
-        if pid == 0:
-            own = first.FirstFds(
-                control=fds.control,
-                built=built_write,
-                user_namespace=seat.user.namespace,
-                cgroups=fds.cgroups,
-            )
-            first.run(plan, own, self._seccomp, rootless=self._foundation.rootless)
+        rootless = self._foundation.rootless
+        own = first.FirstFds(
+            control=fds.control,
+            built=built_write,
+            user_namespace=seat.user.namespace,
+            cgroups=fds.cgroups,
+        )
+        if self._foundation.first:
+            pid = first.spawn(mounts.FIRST, plan, own, self._filter, rootless=rootless)
+        else:
+            pid = os.fork()
+            if pid == 0:
+                first.run(plan, own, self._seccomp, rootless=rootless)
         self._first[run] = os.pidfd_open(pid)
-        self._networks[run] = self._home.here("net")
         self._children.watch(pid, lambda ended: self._exited(run, ended))
 
     def _fork_program(self, run: int, plan: Plan, fds: program.ProgramFds) -> None:
+        terms = program.Terms.of(plan, rootless=self._foundation.rootless)
         pid = os.fork()
         if pid == 0:
-            terms = program.Terms.of(plan, rootless=self._foundation.rootless)
             program.run(terms, fds, self._seccomp, plan.ahead)
         self._children.watch(pid, lambda ended: self._ended(run, ended))
 
     def _ask(self, interpreter: str, run: int, plan: Plan, fds: Sequence[int]) -> None:
         terms = program.Terms.of(plan, rootless=self._foundation.rootless)
-        message = {"run": run, "terms": terms.asdict()}
-        self._interpreters.fork(interpreter, run, message, fds)
+        self._interpreters.fork(interpreter, run, terms.pack(run), fds)
 
     def _ended(self, run: int, ended: Ended) -> None:
         event = {"event": "ended", "run": run, "status": ended.status, "cpu_ns": ended.cpu_ns}
@@ -171,12 +183,31 @@ class Trees:
 
     def _exited(self, run: int, ended: Ended) -> None:
         os.close(self._first.pop(run))
-        network = self._networks.pop(run, None)
-        if network is not None:
-            os.close(network)
+        self._let_go(self._networks.pop(run), led_out=run in self._led_out)
+        self._led_out.discard(run)
         self._interpreters.box_ended(run)
         event = {"event": "exited", "run": run, "status": ended.status}
         self._tell(event | {"cpu_ns": ended.cpu_ns})
+
+    def _forget_network(self, run: int, taken: int | None) -> None:
+        """There was no tree after all."""
+        network = self._networks.pop(run, taken)
+        self._led_out.discard(run)
+        if network is not None:
+            os.close(network)
+
+    def _let_go(self, network: int, *, led_out: bool) -> None:
+        if led_out:
+            os.close(network)
+        else:
+            self._unused.give_back(network)
+
+
+def _in_memory(name: str, data: bytes) -> int:
+    """A memory file with `data`."""
+    fd = os.memfd_create(name)
+    os.write(fd, data)
+    return fd
 
 
 def _program_fds(seat: box.Seat, fds: TreeFds, built: int) -> program.ProgramFds:

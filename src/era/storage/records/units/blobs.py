@@ -84,6 +84,37 @@ def abandon(
     return tuple(connection.execute(sql.abandon_objects, asked).scalars().all())
 
 
+def sparse(
+    connection: Connection, age_ms: int, after: str, limit: int, now_ms: int | None
+) -> tuple[Place, ...]:
+    """See `BlobIndex.sparse`."""
+    asked = {"age_ms": age_ms, "after": after, "limit": limit, "now_ms": now_ms}
+    found = connection.execute(sql.sparse_objects, asked).all()
+    return tuple(Place(blob=row[0], object=row[1], offset=row[2], size=row[3]) for row in found)
+
+
+def move(connection: Connection, places: Sequence[Place], now_ms: int | None) -> None:
+    """See `BlobIndex.move`."""
+    names = sorted({place.blob for place in places})
+    left = {place.object for place in find(connection, names, False, None)}
+    # In order, so that two who move the same wait for each other and do not lock each other out.
+    connection.execute(
+        sql.move_blob,
+        [
+            {"at": place.blob, "object": place.object, "offset": place.offset}
+            for place in sorted(places, key=lambda place: place.blob)
+        ],
+    )
+    for name in sorted({place.object for place in places}):
+        count = connection.execute(sql.held_by, {"of": name}).scalar_one()
+        filled = connection.execute(sql.fill_object, {"of": name, "count": count})
+        if not filled.rowcount:
+            raise InternalError(text="an object was abandoned while it was uploaded")
+    for name in sorted(left):
+        count = connection.execute(sql.held_by, {"of": name}).scalar_one()
+        connection.execute(sql.leave_object, {"of": name, "count": count, "now_ms": now_ms})
+
+
 def removed(connection: Connection, objects: Sequence[str]) -> None:
     """See `BlobIndex.removed`."""
     connection.execute(sql.forget_objects, {"objects": json.dumps(list(objects))})

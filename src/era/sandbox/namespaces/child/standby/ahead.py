@@ -11,13 +11,16 @@ import builtins
 import ctypes
 import importlib.util
 import os
+import signal
+import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from types import ModuleType
 from typing import Any, Final
 
-from era.sandbox.namespaces.child import standby
+from era.sandbox.namespaces.child import standby, syscalls, wire
+from era.sandbox.plan import Foundation, decode_foundation
 
 _warnings: Any = __import__("_warnings")
 _bootstrap: Any = sys.modules["_frozen_importlib"]
@@ -32,7 +35,7 @@ tracebacks and of the frames that warnings are attributed to."""
 _OPENSSL_INIT_NO_ATEXIT: Final = 0x80000
 _PARTS: Final = (
     "../gate.py",
-    *(f"resident/{part}.py" for part in ("knowing", "beginning", "ending")),
+    *(f"resident/{part}.py" for part in ("knowing", "beginning", "ending", "standing")),
 )
 
 
@@ -216,4 +219,23 @@ def prepare(before: Mapping[str, ModuleType]) -> dict[str, Any]:
     resident["stand_in_environment"](("PYTHONPATH", standby.AHEAD, standby.PAD))
     resident["find_functions"]()
     resident["functions_on_stack"]()  # the first time costs: the unwinder is loaded
+    foundation = _told()
+    resident["prepare_to_stand"](
+        foundation.stand, bytes.fromhex(foundation.filter), foundation.base_dir
+    )
     return resident
+
+
+def _told() -> Foundation:
+    """The launcher's first message.  This process ends with the launcher, whatever happens."""
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    control = socket.socket(fileno=standby.CONTROL_FD)
+    message, fds = wire.receive(control)
+    control.detach()
+    if message is None:
+        os._exit(0)
+    try:
+        return decode_foundation(wire.read_all(fds[0]))
+    finally:
+        for fd in fds:
+            os.close(fd)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import resource
 import select
-import signal
 import socket
 import time
 from contextlib import suppress
@@ -17,7 +16,6 @@ from typing import Any
 
 from era.sandbox.namespaces.child import box, program, syscalls, wire
 from era.sandbox.namespaces.child.standby import CONTROL_FD
-from era.sandbox.plan import Foundation, decode_foundation
 
 _AtGate = tuple[int, int]
 _SPACES = 1 + len(box.NAMESPACES)
@@ -28,9 +26,9 @@ program's process."""
 class Standby:
     """Forks the processes of programs into boxes, and tells the server how each ended."""
 
-    def __init__(self, control: socket.socket, foundation: Foundation) -> None:
+    def __init__(self, control: socket.socket, filter_code: bytes) -> None:
         self._control = control
-        self._seccomp = syscalls.FilterProgram(bytes.fromhex(foundation.filter))
+        self._seccomp = syscalls.FilterProgram(filter_code)
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._runs: dict[int, tuple[int, int]] = {}  # pidfd -> pid, control socket of its box
         self._poll = select.poll()
@@ -44,19 +42,23 @@ class Standby:
                 if fd != self._control.fileno():
                     self._ended(fd)
                     continue
-                message, fds = wire.receive(self._control)
-                if message is None:
+                packet, fds, flags, _ = socket.recv_fds(
+                    self._control, wire.MAX_PACKET, wire.MAX_FDS, socket.MSG_CMSG_CLOEXEC
+                )
+                if not packet:
                     os._exit(0)
-                try:
-                    wire.demand_fds(message)
-                except OSError:  # the box's own control socket is among what did not come
-                    wire.send(self._control, {"event": "unable", "run": message["run"]})
+                run, terms = program.Terms.unpack(packet)
+                if flags & socket.MSG_CTRUNC:
+                    for given in fds:
+                        os.close(given)
+                    # The box's own control socket is among what did not come.
+                    wire.send(self._control, {"event": "unable", "run": run})
                     continue
-                at_gate = self._fork(message["terms"], fds)
+                at_gate = self._fork(terms, fds)
                 if at_gate is not None:
                     return at_gate
 
-    def _fork(self, terms: dict[str, Any], fds: list[int]) -> _AtGate | None:
+    def _fork(self, terms: program.Terms, fds: list[int]) -> _AtGate | None:
         """A child in the pid namespace of a box; it goes into the others itself."""
         pids, spaces, control = fds[0], fds[1:_SPACES], fds[_SPACES]
         given = fds[_SPACES + 1 :]
@@ -104,14 +106,14 @@ def _used_by_children_ns() -> int:
 
 
 def _become(
-    terms: dict[str, Any],
+    terms: program.Terms,
     spaces: list[int],
     fds: program.ProgramFds,
     seccomp: syscalls.FilterProgram,
 ) -> _AtGate:
     """In the child: into the box, and locked up there."""
     program.enter(spaces)
-    program.lock_up(program.Terms(**terms), fds, seccomp)
+    program.lock_up(terms, fds, seccomp)
     return fds.gate, fds.start
 
 
@@ -121,17 +123,10 @@ def _tell(control: int, event: dict[str, Any]) -> None:
         os.write(control, wire.pack(event))
 
 
-def serve() -> _AtGate:
+def serve(filter_code: bytes) -> _AtGate:
     """Serve the launcher; in a program's process, locked up, the descriptors of its gate and of the
     memory file with the start."""
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     control = socket.socket(fileno=CONTROL_FD)
-    message, fds = wire.receive(control)
-    if message is None:
-        os._exit(0)
-    foundation = decode_foundation(wire.read_all(fds[0]))
-    for fd in fds:
-        os.close(fd)
-    at_gate = Standby(control, foundation).serve()
+    at_gate = Standby(control, filter_code).serve()
     control.detach()
     return at_gate

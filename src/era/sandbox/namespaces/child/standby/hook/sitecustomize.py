@@ -23,13 +23,19 @@ try:
     _resident["forget"]("era")
     import gc as _gc
 
-    _gc.freeze()
-    from era.sandbox.namespaces.child.standby import forks as _forks
+    if _resident["loop"]:
+        sys.path.remove(_source)
+        _resident["hide"](_searched)
+        _gc.freeze()
+        _at_gate = _resident["stand_in_c"]()
+    else:
+        _gc.freeze()
+        from era.sandbox.namespaces.child.standby import forks as _forks
 
-    sys.path.remove(_source)
-    _resident["hide"](_searched)
-    _at_gate = _forks.serve()
-    del _forks
+        sys.path.remove(_source)
+        _resident["hide"](_searched)
+        _at_gate = _forks.serve(_resident["filter_code"][0])
+        del _forks
     _resident["begin"](*_at_gate)
 except BaseException:  # noqa: BLE001 - whatever it was, this must not become an interpreter
     os._exit(1)  # never go on as an interpreter that was not made ready in full

@@ -22,18 +22,20 @@ if TYPE_CHECKING:
     )
     from era.sandbox.namespaces.child.standby.resident.knowing import (
         at_start,
+        customized,
         find_customization,
         hide_others,
         hides_packages,
         import_from_here,
     )
+    from era.sandbox.namespaces.child.standby.resident.standing import loop, root_of_boxes
 
 _signal: Any = __import__("_signal")
 _PR_SET_DUMPABLE = 4
 _FIRST_FIELD = 3
 _ENV_START_FIELD = 50
 _ENV_END_FIELD = 51
-_PATH = tuple(sys.path)
+_path: list[str] = []
 _PROGRAM = """
 import sys
 class C:
@@ -59,15 +61,18 @@ def begin(gate: int, start: int) -> None:
     """In a program's process, locked up: wait, then be the interpreter that runs the program."""
     if len(sys.modules) != len(at_start) + 1:  # beside them only the hook
         hide_others()
-    gc.collect()  # what brought this process here
+    if not loop:
+        gc.collect()  # what brought this process here
     _set_signals()
     _renew_main()
     _rehearse()
     say_ready(gate)
     told = wait(gate, start)
     env = dict(told["env"])
-    _set_path(env.get("PYTHONPATH", ""))
-    if _needs_its_own_start(env.get("PYTHONPATH", ""), os.path.dirname(sys.orig_argv[1])):
+    python_path = env.get("PYTHONPATH", "")
+    if python_path:
+        _set_path(python_path)
+    if _needs_its_own_start(python_path, os.path.dirname(sys.orig_argv[1])):
         become(told["argv"], env)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
@@ -81,8 +86,6 @@ def begin(gate: int, start: int) -> None:
 
 def _rehearse() -> None:
     """Do once what a program's start and end do: a page that is copied now is not waited for then."""
-    _set_path("")
-    _needs_its_own_start("", "")
     exec(compile(_PROGRAM, "<string>", "exec", dont_inherit=True), {"__name__": "rehearsal"})
     sys.stdout.write("")
     sys.stdout.flush()
@@ -135,17 +138,24 @@ def _write_environment(env: Mapping[str, str]) -> None:
         time.tzset()
 
 
+def keep_path_of_boxes() -> None:
+    """Leave out of `sys.path` directories of the host that are in no box.  Standing process."""
+    root = root_of_boxes[0]
+    sys.path[:] = [at for at in sys.path if at.endswith(".zip") or os.path.isdir(root + at)]
+    _path.extend(sys.path)
+
+
 def _set_path(python_path: str) -> None:
-    """What site.py makes of PYTHONPATH; directories of the host that are not in the box go."""
-    sys.path[:] = [path for path in _PATH if path.endswith(".zip") or os.path.isdir(path)]
-    if python_path:
-        sys.path[:0] = python_path.split(os.pathsep)
-        site.removeduppaths()
+    """What site.py makes of PYTHONPATH."""
+    sys.path[:] = [*python_path.split(os.pathsep), *_path]
+    site.removeduppaths()
 
 
 def _needs_its_own_start(python_path: str, beside: str) -> bool:
     """Whether an interpreter would find modules of its own start elsewhere, or a sitecustomize; or a
     program, whose file lies in `beside`, what the packages known here ask for."""
+    if not python_path and not customized:
+        return hides_packages([beside])
     tops = {name.partition(".")[0] for name in at_start}
     for place in filter(None, python_path.split(os.pathsep)):
         try:

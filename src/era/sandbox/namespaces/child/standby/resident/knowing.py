@@ -20,7 +20,10 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from era.sandbox.namespaces.child.standby.resident.beginning import keep_path_of_boxes
 
 bootstrap: Any = sys.modules["_frozen_importlib"]
 external: Any = sys.modules["_frozen_importlib_external"]
@@ -45,6 +48,8 @@ _of_packages: set[str] = set()
 """Known modules of packages, and those whose import brings one."""
 _asked_by_packages: set[str] = set()
 """Names of files and directories that would come before something they ask for."""
+customized: list[bool] = []
+"""Not empty where the host's own places have a `sitecustomize`; boxes may have it, or not."""
 _lists: dict[str, list[tuple[str, list[Any]]]] = {}
 _finders: list[Any] = []
 _hooks: list[Any] = []
@@ -131,6 +136,7 @@ def hide(searched: Mapping[str, Any]) -> None:
     """Take every module that an interpreter does not have at its start out of sight; `searched` is
     where it has looked for modules by then."""
     hide_others()
+    keep_path_of_boxes()
     for name in brings:
         parent, _, child = name.rpartition(".")
         if parent not in known or name in brings.get(parent, ()):
@@ -142,7 +148,8 @@ def hide(searched: Mapping[str, Any]) -> None:
     _cache.update({at: finder for at, finder in sys.path_importer_cache.items() if at in places})
     sys.path_importer_cache.clear()
     sys.path_importer_cache.update(searched)
-    find_customization()  # so it has looked in every place
+    if find_customization():  # so it has looked in every place
+        customized.append(True)
 
 
 def hide_others() -> None:

@@ -1,0 +1,1 @@
+"""The MCP door: the service as tools and resources for agents."""
