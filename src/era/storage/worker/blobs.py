@@ -15,6 +15,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
@@ -123,8 +124,9 @@ class WorkerBlobs:
     ) -> AsyncGenerator[bytes, None]:
         """See `Blobs.open`."""
         await self._have(blob)
-        async for chunk in self._local.open(blob, start, end):
-            yield chunk
+        async with aclosing(self._local.open(blob, start, end)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def export(self, items: Iterable[Export]) -> None:
         """See `Blobs.export`."""
