@@ -44,6 +44,21 @@ def test_help_loads_nothing_of_the_server() -> None:
     assert shown.stderr.strip() == "[]"
 
 
+@pytest.mark.parametrize("command", ["serve", "doctor"])
+def test_without_the_server_its_commands_say_what_is_missing(command: str) -> None:
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('structlog', 'pydantic', 'fastapi')));"
+        f"from era.cli.main import main; sys.exit(main(['{command}']))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment()
+    )
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert "is not installed" in shown.stderr
+    assert "era[server]" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

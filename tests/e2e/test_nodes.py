@@ -138,6 +138,26 @@ def test_any_server_takes_any_request_about_a_vm(nodes: Pair) -> None:
     assert two.call("DELETE", f"/api/vm/{vm}")["status"] == "deleted"
 
 
+def test_any_server_takes_any_call_of_an_agent(nodes: Pair) -> None:
+    def call(number: int, tool: str, **arguments: object) -> str:
+        params = {"name": tool, "arguments": arguments}
+        said = nodes.clients[number % 2].call(
+            "POST", "/mcp/v1", jsonrpc="2.0", id=number, method="tools/call", params=params
+        )
+        assert said["id"] == number
+        assert not said["result"].get("isError"), said
+        return str(said["result"]["content"][0]["text"])
+
+    call(0, "era_create_session", language="python", session_id="agent")
+    step = "n=$(cat n 2>/dev/null || echo 0); echo $((n + 1)) > n; cat n"
+    with ThreadPoolExecutor(12) as pool:
+        done = pool.map(lambda n: call(n, "era_shell", session_id="agent", command=step), range(12))
+        counts = [int(text.split("Stdout:\n")[1].split()[0]) for text in done]
+    assert sorted(counts) == list(range(1, 13))
+    assert call(1, "era_read_file", session_id="agent", path="n") == "12\n"
+    call(1, "era_delete_session", session_id="agent")
+
+
 def test_a_vm_is_stopped_where_it_runs(nodes: Pair) -> None:
     one, two = nodes.clients
     made = [one.call("POST", "/api/vm", language="python")["id"] for _ in range(2)]

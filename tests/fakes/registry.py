@@ -9,6 +9,7 @@ import hashlib
 import http.server
 import io
 import json
+import ssl
 import tarfile
 import threading
 import zipfile
@@ -45,6 +46,7 @@ class Registry:
 
     host: str
     port: int = 0
+    scheme: str = "http"
     files: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -54,7 +56,7 @@ class Registry:
     @property
     def url(self) -> str:
         """Where boxes reach it; indexes are at `/pip/simple`, `/npm/` and `/go` below."""
-        return f"http://{self.host}:{self.port}"
+        return f"{self.scheme}://{self.host}:{self.port}"
 
     def add_python(self, name: str, version: str, *, script: str | None = None) -> None:
         """A wheel of one module; `script` is the name of a console script that prints its version."""
@@ -107,7 +109,7 @@ class Registry:
         path = f"/npm/{name}/-/{name}-{version}.tgz"
         self.files[path] = data
         dist = {
-            "tarball": f"http://{self.host}:{self.port}{path}",
+            "tarball": f"{self.url}{path}",
             "shasum": hashlib.sha1(data).hexdigest(),  # what the protocol asks for
         }
         known = json.loads(self.files.get(f"/npm/{name}", b'{"versions":{}}'))
@@ -165,9 +167,14 @@ def _tar(members: dict[str, str]) -> bytes:
 
 
 @contextmanager
-def serving(host: str = "registry.test", address: str = "127.0.0.1") -> Iterator[Registry]:
-    """A registry without packages, answering at a loopback address while the context lasts."""
-    registry = Registry(host)
+def serving(
+    host: str = "registry.test",
+    address: str = "127.0.0.1",
+    context: ssl.SSLContext | None = None,
+) -> Iterator[Registry]:
+    """A registry without packages, answering at a loopback address while the context lasts; with
+    `context` over TLS."""
+    registry = Registry(host, scheme="https" if context else "http")
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -198,6 +205,10 @@ def serving(host: str = "registry.test", address: str = "127.0.0.1") -> Iterator
 
     with http.server.ThreadingHTTPServer((address, 0), Handler) as server:
         registry.port = server.server_address[1]
+        if context is not None:
+            server.socket = context.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:

@@ -55,6 +55,7 @@ def limits(settings: Settings) -> SessionLimits:
         modules=ModuleLimits(
             timeout_seconds=settings.resolve_timeout,
             any_host=bool(settings.deno_import_hosts),
+            certificates=mirrors.find(settings).mirrors.certificates,
         ),
         quota=Quota(total_bytes=settings.max_session_bytes, count=settings.max_session_files),
         code_bytes=settings.max_code_bytes,

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from era.cli.common import (
+    CANNOT_START,
     HERE,
     INTERRUPTED,
     REFUSED,
@@ -29,7 +30,7 @@ from era.cli.common import (
     UsageError,
     examples,
 )
-from era.cli.output import print_error, print_usage_error
+from era.cli.output import note, print_error, print_usage_error
 from era.errors import EraError
 
 app = App(
@@ -392,6 +393,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EraError as error:
         print_error(error, as_json=as_json)
         return REFUSED
+    except ModuleNotFoundError as error:
+        if (error.name or "era").partition(".")[0] == "era":
+            raise
+        note(
+            f"{error.name} is not installed\n  The server needs more than its clients: era[server]."
+        )
+        return CANNOT_START
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

@@ -34,6 +34,8 @@ _KEPT: Final = f"{layout.RUNTIMES}/modules"
 _MODULES: Final = "modules"
 _LEAST_SECONDS: Final = 1.0
 _COPY_SECONDS: Final = 600.0
+_CERTIFICATES: Final = f"{layout.TMP}/.era-certificates.pem"
+"""In the box that fetches, which is gone before the program runs."""
 _FULL: Final = b"No space left on device"
 
 
@@ -125,16 +127,26 @@ class Modules:
                 os.chown(directory, box.owner, box.owner)
             placed = {**files, **wanted.program.files, **wanted.everything.files}
             await settled(asyncio.to_thread(stage.place, box.workspace_fd, placed, owner=box.owner))
-            whole = await self._step(box, wanted.everything, deadline)
+            certificates = self._limits.certificates
+            if certificates is not None:
+                tee = Program(argv=("/usr/bin/tee", _CERTIFICATES), stdin=certificates)
+                await box.run(replace(tee, output_bytes=0))
+            whole = await self._step(box, self._trusting(wanted.everything), deadline)
             complete = whole.exit_code == 0
             kib = 0
             if complete and not wanted.unclear:
                 # Before anything but the key has had a say: no program chooses for another.
                 kib = await self._copied(box)
-            ended = await self._step(box, wanted.program, deadline)
+            ended = await self._step(box, self._trusting(wanted.program), deadline)
             if ended.exit_code != 0:
                 raise UnresolvedError(self._outcome(ended))
             return _Fetched(kib=kib or await self._copied(box), complete=complete)
+
+    def _trusting(self, launch: Launch) -> Launch:
+        """The resolver with the operator's certificates."""
+        if self._limits.certificates is None:
+            return launch
+        return replace(launch, env={**launch.env, "DENO_CERT": _CERTIFICATES})
 
     async def _copied(self, box: Box) -> int:
         """Copy what was fetched to where it is kept; how many KiB that are."""

@@ -71,6 +71,8 @@ class ModuleLimits:
     any_host: bool = False
     """Whether it is left to the network policy which hosts `https:` imports may name; else only
     those that deno itself trusts."""
+    certificates: bytes | None = None
+    """Of the operator's mirrors (PEM), beyond those that boxes trust."""
     memory_mib: int = 1024
     cpus: float = 2.0
     graph_bytes: int = 1 << 30
