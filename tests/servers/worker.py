@@ -123,7 +123,7 @@ class Worker:
             self.url + path, data=data, method=method, headers=dict(headers or {})
         )
         try:
-            with urllib.request.urlopen(asked, timeout=120) as answer:
+            with urllib.request.urlopen(asked, timeout=300) as answer:
                 return answer.status, _json(answer.read())
         except urllib.error.HTTPError as error:
             with error:
@@ -190,7 +190,7 @@ def worker(
 
 
 def _wait(running: Worker, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         assert process.poll() is None, running.log.read_text()[-3000:]
         try:
