@@ -100,12 +100,13 @@ def test_bodies_that_are_bombs(server: Served) -> None:
 
 def raw(server: Served, data: bytes) -> bytes:
     """What the server says to these bytes, until it closes the connection or has no more to say."""
-    with socket.create_connection(("127.0.0.1", server.server.port), timeout=0.5) as connection:
+    with socket.create_connection(("127.0.0.1", server.server.port), timeout=5) as connection:
         connection.sendall(data)
         received = b""
         with suppress(TimeoutError):
             while piece := connection.recv(1 << 16):
                 received += piece
+                connection.settimeout(0.5)
         return received
 
 

@@ -208,6 +208,19 @@ def test_files(cli: Cli, tmp_path: Path) -> None:
     assert cli("session", "rm", "s", "d", "--recursive").out == "Deleted d\n"
 
 
+def test_names_do_not_steer_the_terminal(cli: Cli, era: Era) -> None:
+    session = era.create_session("python", id="s", data={"\x9b31m": "\x7f"})
+    session.files.write("red \x1b[31m\né", "x")
+    shown = cli("session", "files", "s")
+    assert "red \\x1b[31m\\né  1 B" in shown.out
+    shown = cli("session", "get", "s")
+    assert "\\u009b31m" in shown.out
+    assert shown.json["data"] == {"\x9b31m": "\x7f"}
+    raw = cli("session", "files", "s", "--json")
+    assert raw.json["files"][0]["path"] == "red \x1b[31m\né"
+    assert not {"\x1b", "\x9b", "\x7f"} & set(shown.out + raw.out)
+
+
 def test_upload(cli: Cli, era: Era, tmp_path: Path) -> None:
     for name in ("a.txt", "sub/b c.txt", "node_modules/x.js", ".env"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

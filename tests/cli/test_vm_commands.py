@@ -65,8 +65,14 @@ def test_several_at_once(cli: Cli, era: Era) -> None:
     assert shown.code == 5
     assert shown.out == f"== {first}\nhere\n== {second}\nhere\n"
     assert cli("vm", "exec", "--vm", first, "--cmd", "echo alone").out == "alone\n"
+    cli("vm", "stop", "--vm", first)
+    shown = cli("vm", "exec", "--vm", first, "--vm", second, "--cmd", "echo here")
+    assert (shown.code, shown.out) == (125, f"== {first}\n== {second}\nhere\n")
+    assert "not running" in shown.err
     both = ("--vm", first, "--vm", second)
-    assert len(cli("vm", "exec", *both, "--cmd", "true", "--json").json) == 2
+    answers = cli("vm", "exec", *both, "--cmd", "true", "--json").json
+    assert [each["vm_id"] for each in answers] == [first, second]
+    assert [answers[0]["code"], answers[1]["exit_code"]] == ["vm_not_running", 0]
     shown = cli("vm", "clean", "--vm", first, "--vm", "python-1", "--vm", second)
     assert (shown.code, shown.out) == (125, f"{first} cleaned\n{second} cleaned\n")
     assert "vm not found" in shown.err

@@ -49,6 +49,22 @@ for host, port in (("127.0.0.1", PORT), ("127.0.0.3", PRIVATE), ("127.0.0.2", MI
 os.makedirs("/opt/era/layer/python", exist_ok=True)
 json.dump(found, open("/opt/era/layer/python/found.json", "w"))
 """
+SEARCH = """
+import json, os
+found = {"seen": [], "files": 0}
+for top in ("/opt/era/layer/.era-cache", "/tmp", os.path.expanduser("~"), "/workspace"):
+    for folder, _, names in os.walk(top):
+        for name in names:
+            path = os.path.join(folder, name)
+            try: text = open(path, "rb").read()
+            except OSError: continue
+            found["files"] += 1
+            if any(part.encode() in text for part in PARTS): found["seen"].append(path)
+if any(part in value for part in PARTS for value in os.environ.values()): found["seen"].append("env")
+os.makedirs("/opt/era/layer/python", exist_ok=True)
+json.dump(found, open("/opt/era/layer/python/found.json", "w"))
+"""
+"""Looks for a credential, which it knows in two halves each, in all that code of a package can read."""
 FROM_NODE = "require('child_process').execFileSync('python3', ['-c', PROGRAM])"
 READ = "import json; print(open('/opt/era/layer/python/found.json').read())"
 
@@ -112,7 +128,7 @@ def set_up(client: Api, session: str, **setup: Any) -> Any:
 
 def completed(client: Api, session: str, **setup: Any) -> Any:
     state = set_up(client, session, **setup)
-    assert state["setup_status"] == "completed", state
+    assert state["setup_status"] == "completed", json.dumps(state)
     return state["setup_result"]
 
 
@@ -162,6 +178,47 @@ def test_a_mirror_that_asks_for_a_credential_gets_it(client: Api, registry: Regi
     assert failed["setup_result"]["error"] == "Pip install failed"
     assert "nowhere" in failed["setup_result"]["stderr"]
     assert SECRET not in json.dumps(failed)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Api, Registry]]:
+    """A server whose mirror gives nothing without a credential: in a URL for pip, in npmrc for npm."""
+    npmrc = tmp_path_factory.mktemp("operator") / "npmrc"
+    with serving(ADDRESS, ADDRESS) as registry:
+        npmrc.write_text(f"//{ADDRESS}:{registry.port}/npm/:_authToken={SECRET}\n")
+        own = {**settings(registry), "NPM_CONFIG_USERCONFIG": str(npmrc)}
+        with watched(own) as running:
+            yield Api(running.url), registry
+
+
+@pytest.mark.parametrize("kind", ["pip", "npm"])
+def test_code_that_builds_a_guarded_package_finds_no_credential(
+    guarded: tuple[Api, Registry], kind: str
+) -> None:
+    """The package itself was fetched with one, by a box that ran nothing of it."""
+    client, registry = guarded
+    pair = base64.b64encode(f"operator:{SECRET}".encode()).decode()
+    parts = [SECRET, base64.b64encode(SECRET.encode()).decode()[:-2]]
+    assert parts[1] in pair
+    halves = ", ".join(f"{part[:9]!r} + {part[9:]!r}" for part in parts)
+    program = SEARCH.replace("PARTS", f"({halves})")
+    if kind == "pip":
+        registry.add_python("guardedneed", "1.0")
+        program = f"import guardedneed\n{program}"
+        registry.add_source(f"guarded{kind}", "1.0", program, requires=("guardedneed",))
+        wanted = f"Basic {pair}"
+    else:
+        built = FROM_NODE.replace("PROGRAM", json.dumps(program))
+        registry.add_node(
+            f"guarded{kind}", "1.0.0", built, scripts={"postinstall": "node built.js"}
+        )
+        wanted = f"Bearer {SECRET}"
+    registry.guarded |= {path: wanted for path in registry.files if "guarded" in path}
+    result = completed(client, f"build-{kind}", **{kind: [f"guarded{kind}"]})
+    assert SECRET not in json.dumps(result)
+    found = json.loads(client.run(f"build-{kind}", READ)["stdout"])
+    assert found["files"] > 0
+    assert found["seen"] == []
 
 
 @pytest.mark.parametrize("kind", ["pip", "npm"])

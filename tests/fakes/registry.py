@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 _BUILT = "require('fs').writeFileSync('built.txt', 'by a script')"
 _BUILD_SYSTEM = """
 [build-system]
-requires = []
+requires = {requires}
 build-backend = "backend"
 backend-path = ["."]
 """
@@ -78,13 +78,15 @@ class Registry:
         links += f'<a href="/pip/files/{file}#sha256={digest}">{file}</a>\n'
         self.files[f"/pip/simple/{name}/"] = links.encode()
 
-    def add_source(self, name: str, version: str, act: str) -> None:
+    def add_source(
+        self, name: str, version: str, act: str, *, requires: tuple[str, ...] = ()
+    ) -> None:
         """A source distribution of one module, which builds itself; `act` is what its build does
-        besides."""
+        besides, `requires` what it says that this needs."""
         top = f"{name}-{version}"
         members = {
             f"{top}/PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-            f"{top}/pyproject.toml": _BUILD_SYSTEM,
+            f"{top}/pyproject.toml": _BUILD_SYSTEM.format(requires=json.dumps(requires)),
             f"{top}/backend.py": _BACKEND.format(
                 act=act,
                 name=name,

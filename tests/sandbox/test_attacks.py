@@ -49,8 +49,8 @@ async def unfiltered(
 # --- against the kernel ----------------------------------------------------------------------------
 
 WITHOUT_THE_FILTER = """
-    unshare user/clone user/clone time/clone3/open_tree/name_to_handle_at/add_key/keyctl/vmsplice/
-    mbind/move_pages/aio/ptrace traceme/ptrace parent/process_vm_readv/process_vm_writev/kcmp/
+    unshare user/clone user/clone time/clone parent/clone3/open_tree/name_to_handle_at/add_key/
+    keyctl/vmsplice/mbind/move_pages/aio/ptrace traceme/ptrace parent/process_vm_readv/process_vm_writev/kcmp/
     pidfd_getfd/limits of process 1/personality/socket mptcp/socket netlink generic/
     socket netlink diag/socket netlink uevent/namespace root mounts/namespace root sniffs
 """.replace("\n", "").split("/")

@@ -66,7 +66,7 @@ while True: pass
 @pytest.mark.anyio
 async def test_more_cpu_is_used_where_more_is_allowed(driver: NamespacesDriver) -> None:
     """The mirror of the limit, at a share that a loaded host grants too."""
-    share = 0.1
+    share = 0.04
     used = []
     for cpus in (share, 2.0):
         spec = replace(SMALL, limits=replace(SMALL.limits, cpus=cpus))

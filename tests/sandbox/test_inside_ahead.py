@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from era.languages import environment
 from era.languages.table import ahead_commands, launch
 from era.runtimes import discover
-from era.sandbox.base import BoxSpec, Limits, Program, Readiness, Warm
+from era.sandbox.base import Box, BoxSpec, Limits, Program, Readiness, Warm
 from era.sandbox.namespaces.cgroups.detect import detect
 from era.sandbox.namespaces.driver import NamespacesDriver
 from era.sandbox.namespaces.place import Place
@@ -88,17 +89,18 @@ console.log(JSON.stringify({
 """
 
 
-@pytest.mark.anyio
-async def test_an_interpreter_that_waited_in_its_box_kept_nothing(
-    tmp_path: Path, anyio_backend: str
-) -> None:
-    """Node, started before its program is known, as the service does it."""
-    for name in ("base", "scratch", "runtimes", "lower"):
+@asynccontextmanager
+async def node_that_waits(
+    tmp_path: Path, language: str, code: str, workspace: tuple[str, ...] = ()
+) -> AsyncIterator[tuple[Box, Program]]:
+    """A box in which an interpreter of node waits, as the service makes it, and the program of
+    `code` for it."""
+    for name in ("base", "scratch", "runtimes"):
         (tmp_path / name).mkdir()
     runtimes = discover(str(tmp_path / "runtimes"))
-    argv, ahead = ahead_commands(runtimes.tools)["node"]
+    argv, ahead = ahead_commands(runtimes.tools)[language]
     base = environment.base(has_layer=False)
-    warm = Warm(name="node", readiness=Readiness.AHEAD, argv=argv, ahead=ahead, env=base, count=1)
+    warm = Warm(name=language, readiness=Readiness.AHEAD, argv=argv, ahead=ahead, env=base, count=1)
     place_of = Place(
         base_dir=str(tmp_path / "base"),
         scratch_dir=str(tmp_path / "scratch"),
@@ -108,29 +110,71 @@ async def test_an_interpreter_that_waited_in_its_box_kept_nothing(
     )
     limits = Limits(memory_bytes=512 << 20)
     driver = NamespacesDriver(place_of, runtimes.image, detect(), warm=(warm,), limits=limits)
-    start = launch("node", NODE, (), tools=runtimes.tools, taken=lambda _: False, has_layer=False)
+    start = launch(language, code, (), tools=runtimes.tools, taken=lambda _: False, has_layer=False)
     variables, _ = environment.build(start.env, {"MINE": "1"}, {}, has_layer=False)
-    lower = fill(str(tmp_path / "lower"), {"a": "text"})
     await driver.start()
     try:
-        await warm_up(driver, "node")
-        async with driver.box(
-            BoxSpec(limits=limits, interpreter="node", workspace=(lower,))
-        ) as box:
+        await warm_up(driver, language)
+        spec = BoxSpec(limits=limits, interpreter=language, workspace=workspace)
+        async with driver.box(spec) as box:
             assert getattr(box, "prepared") is not None  # noqa: B009
             for name, text in start.files.items():
                 place(box, name, text)
-            told = json.loads(await output_of(box, Program(argv=start.argv, env=variables)))
+            yield box, Program(argv=start.argv, env=variables)
     finally:
         await driver.close()
+
+
+@pytest.mark.anyio
+async def test_an_interpreter_that_waited_in_its_box_kept_nothing(
+    tmp_path: Path, anyio_backend: str
+) -> None:
+    """Node, started before its program is known, as the service does it."""
+    (tmp_path / "lower").mkdir()
+    lower = fill(str(tmp_path / "lower"), {"a": "text"})
+    async with node_that_waits(tmp_path, "node", NODE, (lower,)) as (box, program):
+        told = json.loads(await output_of(box, program))
     assert not [to for _, to in told["own"] if to.startswith("socket:") or "era-" in to]
     assert told["child"] == ""
     assert "a" in told["here"]  # it is in the workspace of its program, not in the one it waited in
-    assert told["env"] == variables
+    assert told["env"] == program.env
     assert told["one"] == []
     assert len(told["pids"]) == 1
     assert no_capabilities({"status": dict(_rows(told["status"]))})
     assert dict(_rows(told["status"]))["Seccomp"] == "2"
+
+
+WORKERS = """
+const { Worker, isMainThread, parentPort } = require('worker_threads');
+if (process.argv[2] === 'fork') process.send('from a fork');
+else if (isMainThread) {
+  const { openSync, readFileSync } = require('fs');
+  const mine = ['GATE', 'START'].map((text) => { // the gate's descriptors, now the program's
+    require('fs').writeFileSync(`/tmp/${text}`, text);
+    return openSync(`/tmp/${text}`, 'r+');
+  });
+  const worker = new Worker(__filename);
+  worker.on('message', (heard) => console.log(JSON.stringify({
+    heard, kept: mine.map((fd) => readFileSync(fd, 'utf8')), options: process.execArgv,
+  })));
+} else {
+  const fork = require('child_process').fork(__filename, ['fork']);
+  fork.on('message', (said) => parentPort.postMessage({ said, options: process.execArgv }));
+}
+"""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("language", ["node", "typescript"])
+async def test_workers_of_a_node_that_waited_know_of_no_gate(
+    language: str, tmp_path: Path, anyio_backend: str
+) -> None:
+    async with node_that_waits(tmp_path, language, WORKERS) as (box, program):
+        told = json.loads(await output_of(box, program))
+    assert told["heard"]["said"] == "from a fork"
+    assert told["kept"] == ["GATE", "START"]
+    assert told["heard"]["options"] == told["options"]
+    assert not [option for option in told["options"] if "gate" in option]
 
 
 def _rows(status: str) -> Iterator[tuple[str, str]]:

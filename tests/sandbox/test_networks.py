@@ -21,7 +21,8 @@ from tests.sandbox.census import settled
 
 SEEN: Final = r"""
 import re, socket
-names = ("dev", "snmp", "snmp6", "netstat", "sockstat", "sockstat6", "unix", "tcp", "udp")
+names = ("dev", "snmp", "snmp6", "netstat", "sockstat", "sockstat6", "unix", "tcp", "udp",
+         "ip6_flowlabel", "rt6_stats", "ipv6_route", "igmp", "igmp6", "mcfilter", "mcfilter6")
 SO_NETNS_COOKIE = 71
 with socket.socket() as sock:  # a number that no other network will ever have
     print(sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8))
@@ -52,6 +53,15 @@ SOMETHING_LEFT: Final = {
     "a connection in TIME_WAIT": (
         "import socket\nl = socket.socket()\nl.bind(('127.0.0.1', 0)); l.listen()\n"
         "c = socket.create_connection(l.getsockname())\na, _ = l.accept()\nc.close(); a.close()"
+    ),
+    "the label of a flow": (
+        "import socket, struct\ns = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)\n"
+        "wish = b'sixteen bytes of'.ljust(16) + struct.pack('=IBBHHHI', 0, 0, 1, 1, 60, 60, 0)\n"
+        "s.setsockopt(socket.IPPROTO_IPV6, 32, wish)  # IPV6_FLOWLABEL_MGR, made for a minute"
+    ),
+    "a route by IPv6 that was looked up": (
+        "import socket\ns = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)\n"
+        "s.connect(('::1', 9))"
     ),
     "an address that is not there": (
         "import socket\ns = socket.socket(type=socket.SOCK_DGRAM)\n"

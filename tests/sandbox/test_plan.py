@@ -22,6 +22,7 @@ from era.sandbox.plan import (
     decode_plan,
     decode_start,
     encode,
+    tail,
 )
 
 TEXT = st.text(max_size=20)
@@ -120,3 +121,25 @@ def test_limits_become_the_plan() -> None:
     assert dict(plan.rlimits)["RLIMIT_NOFILE"] == 9
     assert dict(plan.rlimits)["RLIMIT_CORE"] == 1
     assert plan.egress
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_characters="\0")), min_size=1, max_size=5),
+    st.dictionaries(
+        st.text(st.characters(exclude_characters="\0="), min_size=1),
+        st.text(st.characters(exclude_characters="\0")),
+        max_size=4,
+    ),
+)
+def test_a_tail_has_every_word_once(argv: list[str], env: dict[str, str]) -> None:
+    start = Start(argv=tuple(argv), env=tuple(env.items()), cwd="/w")
+    data = encode(start) + tail(start)
+    _, cwd, arguments, variables, *words, end = data.split(b"\0")
+    assert (cwd, int(arguments), int(variables), end) == (b"/w", len(argv), len(env), b"")
+    assert len(words) == len(argv) + len(env)
+    assert decode_start(encode(start)) == start
+
+
+def test_a_tail_holds_no_nul() -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        tail(Start(argv=("a\0b",), env=(), cwd="/"))

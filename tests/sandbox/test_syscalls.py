@@ -90,6 +90,7 @@ ARGUMENTS: Sequence[tuple[str, tuple[int, ...], str]] = (
     ("clone", (0x04000011,), "EPERM"),  # CLONE_NEWUTS
     ("clone", (0x02000011,), "EPERM"),  # CLONE_NEWCGROUP
     ("clone", (0x00000091,), "EPERM"),  # CLONE_NEWTIME
+    ("clone", (0x00008011,), "EPERM"),  # CLONE_PARENT
     ("personality", (0xFFFFFFFF,), "allowed"),
     ("personality", (0x0040000,), "allowed"),  # ADDR_NO_RANDOMIZE
     ("personality", (0x0400000,), "EPERM"),  # READ_IMPLIES_EXEC

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import anyio
 import psycopg
@@ -15,7 +20,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, text
 
 from era.errors import EraError, InternalError, NotFoundError, UnavailableError
-from era.models import SessionPatch
+from era.models import FileEntry, NewSession, SessionPatch, SessionRecord
+from era.relpath import RelPath
 from era.storage.records import migrate
 from era.storage.records.postgres import PostgresRecords
 from era.storage.records.tables import metadata
@@ -235,3 +241,77 @@ def test_nodes_that_start_at_once_make_one_schema(postgres_server: Postgres) -> 
         found = connection.execute("SELECT version_num FROM alembic_version").fetchall()
         assert found == [(migrate.SCHEMA,)]
     postgres_server.drop(name)
+
+
+# --- a full disk --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_a_small_disk(postgres_server: Postgres) -> Iterator[tuple[str, Path]]:
+    """The URL of a database whose tables are on a disk of their own, and where that is."""
+    disk = Path(tempfile.mkdtemp(prefix="era-pg-disk-", dir="/dev/shm"))
+    mount("-t", "tmpfs", "-o", "size=20m", "tmpfs", str(disk))
+    try:
+        if postgres_server.user is not None:
+            os.chown(disk, postgres_server.user, postgres_server.user)
+        name = f"small_{disk.name[-8:]}"
+        postgres_server.run(f"CREATE TABLESPACE \"{name}\" LOCATION '{disk}'")
+        postgres_server.run(f'CREATE DATABASE "{name}" TEMPLATE template0 TABLESPACE "{name}"')
+        yield postgres_server.url(name), disk
+        postgres_server.drop(f'"{name}"')
+        postgres_server.run(f'DROP TABLESPACE "{name}"')
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+        disk.rmdir()
+
+
+async def until_full(change: Callable[[int], Awaitable[None]]) -> int:
+    """Make changes until there is no room for another; how many were made."""
+    for number in range(1000):
+        try:
+            await change(number)
+        except UnavailableError as error:
+            if error.code != "storage_full":
+                raise
+            return number
+    raise AssertionError("there was room for everything")
+
+
+def mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+async def test_a_full_disk_under_the_database_is_told_and_loses_nothing(
+    on_a_small_disk: tuple[str, Path],
+) -> None:
+    url, disk = on_a_small_disk
+    records = PostgresRecords(url)
+    await make(records)
+    await upload(records, file("kept", "1"))
+
+    async def create(number: int) -> None:
+        data = json.dumps(os.urandom(60_000).hex())
+        new = NewSession(id=None, language="go", data=data, allow_internet=False)
+        await records.create(f"full-{number}", new, 1, None)
+
+    async def change(_: int) -> None:
+        data = json.dumps(os.urandom(60_000).hex())
+        await commit(records, file("kept", data), data=data)
+        kept.append((await records.get("s"), await records.file("s", RelPath("kept"))))
+
+    kept: list[tuple[SessionRecord, FileEntry]] = []
+    held = await until_full(create)
+    kept.append((await records.get("s"), await records.file("s", RelPath("kept"))))
+    await until_full(change)
+    # What was answered is there, what was refused is not, by no half.
+    assert (await records.get("s"), await records.file("s", RelPath("kept"))) == kept[-1]
+    assert await paths(records) == ["kept"]
+    assert (await records.list()).total == held + 1
+    for number in (0, held - 1):
+        assert len((await records.get(f"full-{number}")).data) == 120_002
+    mount("-o", "remount,size=60m", str(disk))
+    await commit(records, file("later", "1"), data="[5]")
+    assert (await records.get("s")).data == "[5]"
+    assert await paths(records) == ["kept", "later"]
+    await records.close()

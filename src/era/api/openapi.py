@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -28,10 +29,17 @@ def document(operations: Iterable[Operation], *, version: str, authenticated: bo
     all_operations = tuple(operations)
     references, schemas = _schemas(all_operations)
     paths: dict[str, Json] = {}
+    names: Counter[str] = Counter()
     for operation in all_operations:
         path = _PARAMETER.sub(r"{\1}", operation.path)
         for method in _METHODS if operation.method == ANY else (operation.method,):
-            paths.setdefault(path, {})[method.lower()] = _operation(operation, method, references)
+            described = _operation(operation, method, references)
+            # The same handler may serve several; a name is nevertheless one operation's.
+            name = described["operationId"]
+            names[name] += 1
+            if names[name] > 1:
+                described["operationId"] = f"{name}_{names[name]}"
+            paths.setdefault(path, {})[method.lower()] = described
     out: Json = {
         "openapi": "3.1.0",
         "info": {"title": "ERA", "version": version},

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from era import jsontext
 
 if TYPE_CHECKING:
     from era.client import Result
     from era.errors import EraError
+
+
+_CONTROL: Final = re.compile("[\x7f-\x9f]")
+"""Control characters that JSON does not escape by itself, but terminals obey."""
 
 
 def print_json(value: Any) -> None:
@@ -20,7 +25,14 @@ def print_json(value: Any) -> None:
 
 def print_pretty(value: Any) -> None:
     """JSON over several lines, for people."""
-    print_text(sys.stdout, f"{jsontext.pretty(value)}\n")
+    text = _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", jsontext.pretty(value))
+    print_text(sys.stdout, f"{text}\n")
+
+
+def visible(text: str) -> str:
+    """Text that a program may have chosen, such as the name of a file: what would steer a terminal is
+    written out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def print_answer(answer: Any, *, as_json: bool) -> int:
@@ -37,8 +49,9 @@ def print_text(stream: TextIO, text: str) -> None:
 
 
 def note(words: str) -> None:
-    """One line of the program's own, where no output of a program is expected."""
-    print_text(sys.stderr, f"era: {words}\n")
+    """Words of our own, where no output of a program is expected."""
+    lines = "\n".join(map(visible, words.split("\n")))
+    print_text(sys.stderr, f"era: {lines}\n")
 
 
 def print_error(error: EraError, *, as_json: bool) -> None:
@@ -51,7 +64,7 @@ def print_error(error: EraError, *, as_json: bool) -> None:
     for member in ("details", "hint"):
         words = error.extra.get(member)
         if isinstance(words, str):
-            print_text(sys.stderr, f"  {words}\n")
+            print_text(sys.stderr, f"  {visible(words)}\n")
     if supported := error.extra.get("supported"):
         print_text(sys.stderr, f"  supported: {', '.join(map(str, supported))}\n")
 
@@ -95,6 +108,7 @@ def print_notes(result: Result) -> None:
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns: drawn on a terminal, aligned text in a pipe."""
+    rows = [[visible(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _drawn(headings, rows)
         return

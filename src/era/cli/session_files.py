@@ -7,7 +7,7 @@ import sys
 
 from era.cli.common import HERE, STANDARD_INPUT, Injected, Server, Switch, UsageError, text_of
 from era.cli.common import session_path as address
-from era.cli.output import moment, print_json, print_table, print_text, size
+from era.cli.output import moment, print_json, print_table, print_text, size, visible
 
 
 def files(session_id: str, prefix: str = "", /, *, server: Server = HERE, common: Injected) -> int:
@@ -72,7 +72,7 @@ def put(
     if common.json:
         print_json(stored.raw)
     else:
-        print(f"{stored.path}  {size(stored.size)}")
+        print(f"{visible(stored.path)}  {size(stored.size)}")
     return 0
 
 
@@ -143,7 +143,7 @@ def rm(
     if common.json:
         print_json({"deleted": path})
     else:
-        print(f"Deleted {path}")
+        print(f"Deleted {visible(path)}")
     return 0
 
 

@@ -7,8 +7,26 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import App
 
-from era.cli.common import HERE, Common, Injected, Repeated, Server, Switch, UsageError, examples
-from era.cli.output import moment, print_json, print_result, print_table, print_text, yes
+from era.cli.common import (
+    HERE,
+    REFUSED,
+    Common,
+    Injected,
+    Repeated,
+    Server,
+    Switch,
+    UsageError,
+    examples,
+)
+from era.cli.output import (
+    moment,
+    print_error,
+    print_json,
+    print_result,
+    print_table,
+    print_text,
+    yes,
+)
 from era.cli.vm_shell import shell
 from era.errors import EraError
 
@@ -109,14 +127,23 @@ def exec_(
     """
     with server.open() as era:
         ids = chosen(era, vm, all, "running")
-        results = [(each, era.vm(each).run(cmd, timeout=timeout)) for each in ids]
+        codes, answers = [], []
+        for each in ids:
+            if len(ids) > 1 and not common.json:
+                print(f"== {each}", flush=True)
+            try:
+                result = era.vm(each).run(cmd, timeout=timeout)
+            except EraError as error:  # the others have theirs all the same
+                codes.append(REFUSED)
+                answers.append({"vm_id": each, **error.body()})
+                if not common.json:
+                    print_error(error, as_json=False)
+                continue
+            answers.append(result.raw)
+            codes.append(result.exit_code if common.json else print_result(result, as_json=False))
     if common.json:
-        print_json([result.raw for _, result in results])
-    for each, result in () if common.json else results:
-        if len(results) > 1:
-            print(f"== {each}", flush=True)
-        print_result(result, as_json=False)
-    return next((r.exit_code for _, r in results if r.exit_code), 0)
+        print_json(answers)
+    return next((code for code in codes if code), 0)
 
 
 def chosen(era: Era, ids: list[str] | None, all: bool, status: str | None = None) -> list[str]:

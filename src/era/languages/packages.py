@@ -90,7 +90,11 @@ def steps(
     env = _environment(mirrors if direct else public)
     files = _files(mirrors if direct else public)
     found = [
-        _pip_step(spec, tools, mirrors if direct else public, env, direct=direct),
+        _pip_step(
+            *(spec, tools, mirrors if direct else public, env),
+            direct=direct,
+            fetched=not direct and bool(mirrors.secrets),
+        ),
         _npm_step(spec, tools, mirrors if direct else public, env, direct=direct),
         _go_step(spec, tools, env),
     ]
@@ -206,8 +210,16 @@ option for wheels alone would take an older version that has one instead."""
 
 
 def _pip_step(
-    spec: SetupSpec, tools: Tools, mirrors: Mirrors, env: Mapping[str, str], *, direct: bool
+    spec: SetupSpec,
+    tools: Tools,
+    mirrors: Mirrors,
+    env: Mapping[str, str],
+    *,
+    direct: bool,
+    fetched: bool,
 ) -> Step | None:
+    """With `fetched` what was fetched before, with credentials, is tried first: the indexes may give
+    nothing without."""
     if not spec.pip and not spec.requirements:
         return None
     files = {}
@@ -223,6 +235,7 @@ def _pip_step(
         kind="pip",
         label="pip install",
         argv=(
+            *((tools.bash, "-c", scripts.OFFLINE_FIRST, "pip") if fetched else ()),
             *(tools.uv, "--no-config", "--no-progress", "--cache-dir", _UV_CACHE),
             *("pip", "install", "--python", tools.python, "--no-python-downloads"),
             *("--target", environment.LAYER_PYTHON, "--link-mode", "hardlink"),

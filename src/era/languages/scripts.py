@@ -220,6 +220,12 @@ server.listen(0, '127.0.0.1', () => {
 """Has npm install a package that is made here, from a registry that is this program: so it loads what
 it loads for any other.  Parameter: npm's program."""
 
+OFFLINE_FIRST: Final = r"""
+said=$(UV_OFFLINE=1 "$@" 2>&1) && { printf '%s\n' "$said" >&2; exit; }
+exec "$@"
+"""
+"""Runs uv, the arguments: with what is in its cache, and where that does not do, as usual."""
+
 COMPILE_PYTHON: Final = r"""
 python=$1 layer=$2 into=$3
 cd "$layer" || exit

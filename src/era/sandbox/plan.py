@@ -8,6 +8,7 @@ fuzzed without privileges.  Standard library only: the child imports this module
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
@@ -104,11 +105,38 @@ class Plan:
 
 def encode(value: Plan | Start | Foundation) -> bytes:
     """The plan as bytes: JSON, ASCII only, so that any string passes unchanged."""
+    if isinstance(value, Start):  # one for each run: `asdict` would copy every variable
+        return _json({"argv": value.argv, "env": value.env, "cwd": value.cwd})
     return _encode_plan(value) if isinstance(value, Plan) else _encode(value)
 
 
-def _encode(value: Plan | Start | Foundation) -> bytes:
-    return json.dumps(asdict(value), separators=(",", ":")).encode("ascii")
+def tail(start: Start) -> bytes:
+    """What comes behind the encoded start for a process that reads no JSON (native/program.c): a zero;
+    the working directory, the numbers of arguments and of variables, these, each with a zero behind.
+
+    Raises:
+        ValueError: one of them holds a NUL.
+    """
+    variables = [f"{name}={value}" for name, value in start.env]
+    words = [start.cwd, str(len(start.argv)), str(len(variables)), *start.argv, *variables]
+    if any("\0" in word for word in words):
+        raise ValueError("no argument or variable of a program can hold NUL (execve(2))")
+    return b"\0" + b"".join(_encoded(word) + b"\0" for word in words)
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:  # half of a character: its own bytes are the nearest there is
+        return text.encode(errors="surrogatepass")
+
+
+def _encode(value: Plan | Foundation) -> bytes:
+    return _json(asdict(value))
+
+
+def _json(members: dict[str, Any]) -> bytes:
+    return json.dumps(members, separators=(",", ":")).encode("ascii")
 
 
 _encode_plan = lru_cache(maxsize=64)(_encode)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -203,7 +203,8 @@ class Installer:
         except (StepFailedError, _CodeWantedError) as error:
             if isinstance(error, StepFailedError) and error.failure.error in (TIMED_OUT, TOO_LARGE):
                 raise
-            await settled(asyncio.to_thread(_keep_only, draft, LAYER_CACHE))
+            given_files = {path for step in work.direct for path in step.files}
+            await settled(asyncio.to_thread(_keep_fetched, draft, given_files))
             reporter.again()
             return False
         self.layers.drop(draft, LAYER_CACHE)
@@ -272,10 +273,15 @@ def _write(draft: str, files: Mapping[str, bytes], owner: int | None) -> None:
             beneath.write_file(fd, path, content, owner=owner)
 
 
-def _keep_only(draft: str, name: str) -> None:
+def _keep_fetched(draft: str, given_files: Iterable[str]) -> None:
+    """Remove all but what was fetched.  The files of the steps go, too: they may hold credentials,
+    and what comes now may run code of packages."""
     for entry in os.listdir(draft):
-        if entry != name:
+        if entry != LAYER_CACHE:
             folders.remove(draft, entry)
+    with _opened(draft) as fd:
+        for path in given_files:
+            beneath.remove_tree(fd, path)
 
 
 def _has_scripts(draft: str) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,7 +13,7 @@ from typing import Final
 from era.models import Changes, FileEntry
 from era.storage.base import Blob, Blobs
 from era.workspace import beneath
-from era.workspace.failures import settled, translated
+from era.workspace.failures import settled, threaded, translated
 from era.workspace.scan import CollectContext, QuotaError, Scan, overlay_attributes
 
 __all__ = ["CollectContext", "CollectResult", "collect"]
@@ -48,12 +47,11 @@ async def collect(dir_fd: int, *, blobs: Blobs, context: CollectContext) -> Coll
     scan = Scan(context=context)
     with translated():
         try:
-            await settled(asyncio.to_thread(scan.run, dir_fd))
+            written = await _store(dir_fd, blobs, scan)
         except QuotaError:
             return CollectResult(
                 changes=Changes(skipped=tuple(scan.skipped)), error="quota_exceeded"
             )
-        written = await _store(dir_fd, blobs, scan)
     written += scan.others
     return CollectResult(
         changes=Changes(
@@ -65,16 +63,27 @@ async def collect(dir_fd: int, *, blobs: Blobs, context: CollectContext) -> Coll
 
 
 async def _store(dir_fd: int, blobs: Blobs, scan: Scan) -> list[FileEntry]:
-    """Store each inode once; an entry of its own for each of its names."""
+    """Scan, then store each inode once; an entry of its own for each of its names.
+
+    A thread is asked as seldom as possible: a few files cost two calls, one that scans and opens
+    them and one that stores them.
+    """
     written: list[FileEntry] = []
-    names = iter(scan.files.values())
-    while batch := list(islice(names, _BATCH)):
+    files = _found(dir_fd, scan)
+    more = True
+    while more:
         with ExitStack() as opened:
-            kept = await settled(asyncio.to_thread(_open_batch, dir_fd, batch, scan, opened))
-            stored = await settled(blobs.put_fds([fd for fd, _ in kept]))
+            kept, more = await threaded(_open_batch, dir_fd, files, scan, opened)
+            stored = await settled(blobs.put_fds([fd for fd, _ in kept])) if kept else ()
         for blob, (_, entries) in zip(stored, kept, strict=True):
             written += _with_blob(entries, blob)
     return written
+
+
+def _found(dir_fd: int, scan: Scan) -> Iterator[list[FileEntry]]:
+    """Scan at the first step; then the names of one inode after the other."""
+    scan.run(dir_fd)
+    yield from scan.files.values()
 
 
 def _with_blob(entries: Sequence[FileEntry], blob: Blob) -> list[FileEntry]:
@@ -82,10 +91,12 @@ def _with_blob(entries: Sequence[FileEntry], blob: Blob) -> list[FileEntry]:
 
 
 def _open_batch(
-    dir_fd: int, batch: Sequence[list[FileEntry]], scan: Scan, opened: ExitStack
-) -> list[tuple[int, list[FileEntry]]]:
-    """Open each file once (`opened` closes it); those that cannot be are noted in `scan`."""
+    dir_fd: int, files: Iterator[list[FileEntry]], scan: Scan, opened: ExitStack
+) -> tuple[list[tuple[int, list[FileEntry]]], bool]:
+    """Open the next files, each once (`opened` closes it), and say whether there may be more; those
+    that cannot be opened are noted in `scan`."""
     kept = []
+    batch = list(islice(files, _BATCH))
     for entries in batch:
         try:
             fd = beneath.open_regular(dir_fd, entries[0].path)
@@ -101,4 +112,4 @@ def _open_batch(
                 scan.remove(entry.path)
         else:
             kept.append((fd, entries))
-    return kept
+    return kept, len(batch) == _BATCH

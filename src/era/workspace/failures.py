@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from functools import partial
+from typing import Final, ParamSpec, TypeVar
 
 from era.errors import InternalError, UnavailableError
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EMLINK)
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -24,6 +26,12 @@ def translated() -> Iterator[None]:
         if error.errno in _FULL:
             raise UnavailableError("storage_full") from error
         raise InternalError from error
+
+
+async def threaded(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What `work` returns, called on a thread; always over before this is, see `settled`."""
+    loop = asyncio.get_running_loop()
+    return await settled(loop.run_in_executor(None, partial(work, *args, **kwargs)))
 
 
 async def settled(work: Awaitable[T]) -> T:

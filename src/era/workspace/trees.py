@@ -12,7 +12,6 @@ no tree is believed; therefore nothing here waits for a disk.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -23,10 +22,10 @@ from typing import Final
 
 from era import ids
 from era.errors import InternalError, NotFoundError
-from era.models import FileEntry, FileKind, SessionRecord
-from era.storage.base import Blobs, ManifestDiff, Records
+from era.models import FileKind, SessionRecord
+from era.storage.base import Blobs, Export, ManifestDiff, Records
 from era.workspace import beneath
-from era.workspace.failures import settled, translated
+from era.workspace.failures import settled, threaded, translated
 from era.workspace.patch import IMPLIED, Patch
 
 _BATCH: Final = 128
@@ -90,12 +89,12 @@ class Trees:
     async def drop(self, uid: int) -> None:
         """Remove a session's tree, if there is one."""
         with translated():
-            await settled(asyncio.to_thread(self._drop, str(uid)))
+            await threaded(self._drop, str(uid))
 
     async def uids(self) -> tuple[int, ...]:
         """The sessions that have a tree here, or a part of one; what else is there is removed."""
         with translated():
-            return await settled(asyncio.to_thread(self._uids))
+            return await threaded(self._uids)
 
     async def _amended(self, uid: int, diff: ManifestDiff) -> bool:
         """Whether the tree could be brought to `diff.revision` from its own."""
@@ -118,28 +117,35 @@ class Trees:
         files = (entry for entry in written if entry.kind is FileKind.FILE)
         with ExitStack() as opened:
 
-            def begin() -> Patch:
+            def begin(batch: ExitStack) -> tuple[Patch, list[Export]]:
                 patch = self._begin(uid, anew, opened)
                 patch.remove(diff.removed, written)
                 patch.make_dirs_and_links(written)
-                return patch
+                return patch, patch.exports(list(islice(files, _BATCH)), batch)
+
+            def go_on(batch: ExitStack) -> list[Export]:
+                return patch.exports(list(islice(files, _BATCH)), batch)
 
             def finish() -> None:
                 patch.finish()
                 self._mark(uid, diff.revision)
 
-            patch = await settled(asyncio.to_thread(begin))
-            while batch := list(islice(files, _BATCH)):
-                await self._export(patch, batch)
-            await settled(asyncio.to_thread(finish))
+            with ExitStack() as batch:
+                patch, items = await threaded(begin, batch)
+                await self._export(items)
+            while len(items) == _BATCH:
+                with ExitStack() as batch:
+                    items = await threaded(go_on, batch)
+                    await self._export(items)
+            await threaded(finish)
 
-    async def _export(self, patch: Patch, batch: Sequence[FileEntry]) -> None:
-        with ExitStack() as opened:
-            items = await settled(asyncio.to_thread(patch.exports, batch, opened))
-            try:
-                await settled(self.blobs.export(items))
-            except NotFoundError as error:
-                raise InternalError(text="stored bytes of a file are missing") from error
+    async def _export(self, items: Sequence[Export]) -> None:
+        if not items:
+            return
+        try:
+            await settled(self.blobs.export(items))
+        except NotFoundError as error:
+            raise InternalError(text="stored bytes of a file are missing") from error
 
     # What follows blocks; only `_revision` is short enough for the event loop.
 

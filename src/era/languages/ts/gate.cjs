@@ -5,6 +5,7 @@
 
 const fs = require('node:fs');
 const Module = require('node:module');
+const { isMainThread } = require('node:worker_threads');
 
 const GATE = 3;
 const START = 4;
@@ -40,16 +41,28 @@ function readStart() {
   return { env: plan.env, cwd: plan.cwd, exec: plan.argv.slice(1, entry), args: plan.argv.slice(entry + 1) };
 }
 
-const emitWarning = process.emitWarning;
-process.emitWarning = () => {}; // of what is tried here; the program's own are shown
-warmUp(process.execArgv.some((option) => option.endsWith('register.cjs')));
-process.emitWarning = emitWarning;
-say({ event: 'ahead' });
-if (fs.readSync(GATE, Buffer.alloc(64)) === 0) process.exit(0);
-takeOver(readStart());
-say({ event: 'started', at_ns: Number(process.hrtime.bigint()) });
-fs.closeSync(GATE);
-fs.closeSync(START);
+/** Wait for the program and become what it was asked for. */
+function becomeProgram() {
+  const emitWarning = process.emitWarning;
+  process.emitWarning = () => {}; // of what is tried here; the program's own are shown
+  warmUp(process.execArgv.some((option) => option.endsWith('register.cjs')));
+  process.emitWarning = emitWarning;
+  say({ event: 'ahead' });
+  if (fs.readSync(GATE, Buffer.alloc(64)) === 0) process.exit(0);
+  takeOver(readStart());
+  say({ event: 'started', at_ns: Number(process.hrtime.bigint()) });
+  fs.closeSync(GATE);
+  fs.closeSync(START);
+}
+
+/** A worker of the program has node's first options, this file among them, and no gate. */
+function beWorker() {
+  const at = process.execArgv.indexOf(__filename);
+  if (at > 0) process.execArgv.splice(at - 1, 2); // a fork from here would wait for a gate
+}
+
+if (isMainThread) becomeProgram();
+else beWorker();
 delete require.cache[__filename];
 const children = module.parent?.children;
 children?.splice(children.indexOf(module), 1);

@@ -49,6 +49,9 @@ NOTHING: Final = _RET_ERRNO
 
 CLONE_NAMESPACES: Final = 0x7E020080
 """Every CLONE_NEW* flag: cgroup, uts, ipc, user, pid, net, mount, time."""
+CLONE_PARENT: Final = 0x8000
+"""A sister in place of a child.  One of a program's first process is a child of who forked that, outside
+of the box and waiting for no other; a pid namespace does not end before the last of it is reaped."""
 
 REFUSED: Final = frozenset(
     """
@@ -152,7 +155,10 @@ def _flag(argument: int, flag: int) -> tuple[When, ...]:
 
 
 CHECKED: Final[Mapping[str, tuple[Check, ...]]] = {
-    "clone": (Check(EPERM, (When(0, (0,), among=False, mask=CLONE_NAMESPACES),)), _OTHERWISE),
+    "clone": (
+        Check(EPERM, (When(0, (0,), among=False, mask=CLONE_NAMESPACES | CLONE_PARENT),)),
+        _OTHERWISE,
+    ),
     # Netlink only for routes and addresses (what getifaddrs and Go's net package read); SCTP, MPTCP
     # and other protocols would only add kernel code, loaded on demand, to what a box can reach.
     "socket": (

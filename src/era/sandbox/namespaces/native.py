@@ -1,8 +1,8 @@
 """The steps of a box in C, where the host has a compiler.
 
-What `child/first.py` and `child/standby/forks.py` do costs them hundreds of pages that are copied or
-filled for each box; the same steps in C (`child/native/`) cost a few.  Without a compiler everything works as
-before, and slower.
+What `child/first.py`, `child/program.py` and `child/standby/forks.py` do costs them hundreds of pages
+that are copied or filled for each box; the same steps in C (`child/native/`) cost a few.  Without a
+compiler everything works as before, and slower.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _COMPILERS: Final = ("cc", "gcc", "clang")
 _COMMON: Final = ("-std=c11", "-O2", "-Wall", "-Wextra")
 _FIRST: Final = (
     *("-static", "-nostdlib", "-ffreestanding"),
-    *("-fno-stack-protector", "-fno-pie", "-no-pie", "first.c"),
+    *("-fno-stack-protector", "-fno-pie", "-no-pie", "first.c", "program.c"),
 )
 _STAND: Final = ("-shared", "-fPIC", "stand.c")
 _SECONDS: Final = 60.0
@@ -32,8 +32,8 @@ _SECONDS: Final = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Native:
-    """Paths on the host: the program that is process 1 of a box, and the library with the standing
-    Python's loop."""
+    """Paths on the host: the program that is process 1 of a box and the program's process before its
+    program, and the library with the standing Python's loop."""
 
     first: str
     stand: str

@@ -23,7 +23,7 @@ from era.sandbox.namespaces.memfile import MemoryFile, sealed
 from era.sandbox.namespaces.refusals import refused
 from era.sandbox.namespaces.spawn import Launcher, LauncherLost
 from era.sandbox.output import Pump
-from era.sandbox.plan import Plan, Start, encode
+from era.sandbox.plan import Plan, Start, encode, tail
 
 _DRAIN_SECONDS: Final = 5.0
 """All writers are dead when this starts to count; a pipe's rest takes microseconds."""
@@ -99,6 +99,7 @@ class Run:
         self._network = network
         self._program: Program | None = None
         self._missing = {"ready"}
+        self._reads_no_json = False
         self._channels: list[Channel] = []
         self._read_ends: list[int] = []
         self._pumps: list[Pump] = []
@@ -141,6 +142,7 @@ class Run:
         mine: list[int] = []
         if plan.ahead is not None:
             self._missing.add("ahead")
+        self._reads_no_json = not interpreter and plan.ahead is None
         try:
             mine.append(sealed("era-plan", encode(plan)))
             stdin = self._stdin.reader if stdin_fd is None else stdin_fd
@@ -197,7 +199,7 @@ class Run:
         if program.stdout_fd is not None:
             self._pumps.insert(0, _finished_pump())
         self._stdin.fill(program.stdin)
-        self._start.fill(encode(start))
+        self._start.fill(encode(start) + (tail(start) if self._reads_no_json else b""))
         self._channels[1].say(_GO)
 
     def _pump(self, name: str, fd: int, program: Program, sink: OutputSink | None) -> Pump:

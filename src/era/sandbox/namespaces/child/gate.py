@@ -27,7 +27,8 @@ def wait(gate: int, start: int) -> dict[str, Any]:
     """The members of `plan.Start`, once the gate opens, in the working directory they name."""
     if not os.read(gate, 64):
         os._exit(0)  # the server is gone
-    told: dict[str, Any] = json.loads(os.pread(start, os.fstat(start).st_size, 0))
+    data = os.pread(start, os.fstat(start).st_size, 0).partition(b"\0")[0]
+    told: dict[str, Any] = json.loads(data)
     try:
         os.chdir(told["cwd"])
     except OSError as error:

@@ -28,7 +28,8 @@ _EMPTY_FILE = "/.empty"
 _EMPTY_DIR = "/.empty.d"
 _HOST_PROC = "/.proc"
 FIRST = "/.first"
-"""The program that is process 1, where there is one: nobody in a box may read or run it."""
+"""The program that is process 1, where there is one.  It belongs to the service's user: as root nobody in
+a box may read or run it, and to run it without rights does nothing."""
 _TMPFS_FLAGS = sys.MS_NOSUID | sys.MS_NODEV
 
 

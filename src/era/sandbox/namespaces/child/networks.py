@@ -15,9 +15,14 @@ import socket
 
 from era.sandbox.namespaces.child import syscalls as sys
 
-_TELLING = ("dev", "snmp", "snmp6", "netstat", "sockstat", "sockstat6", "unix")
-"""What tells of a network's past: packets, errors, sockets that live on (proc_net(5)).  Nothing can
-be changed there, since no process of a box has a right over the namespace."""
+_TELLING = (
+    *("dev", "snmp", "snmp6", "netstat", "sockstat", "sockstat6", "unix"),
+    *("ip6_flowlabel", "rt6_stats"),
+)
+"""What tells of a network's past: packets, errors, sockets that live on (proc_net(5)); labels of flows,
+which outlive their socket and carry an address of the program's choice (net/ipv6/ip6_flowlabel.c), and
+routes that a socket without packets had looked up.  Nothing else can be changed there, since no process
+of a box has a right over the namespace."""
 _OF_THE_HOST = re.compile(rb" (?:orphan|alloc|mem) \d+")
 """What `sockstat` counts for all networks together."""
 _KEEP = 32

@@ -168,9 +168,12 @@ class Trees:
 
     def _fork_program(self, run: int, plan: Plan, fds: program.ProgramFds) -> None:
         terms = program.Terms.of(plan, rootless=self._foundation.rootless)
-        pid = os.fork()
-        if pid == 0:
-            program.run(terms, fds, self._seccomp, plan.ahead)
+        if self._foundation.first:
+            pid = program.spawn(mounts.FIRST, terms, fds, self._filter, plan.ahead)
+        else:
+            pid = os.fork()
+            if pid == 0:
+                program.run(terms, fds, self._seccomp, plan.ahead)
         self._children.watch(pid, lambda ended: self._ended(run, ended))
 
     def _ask(self, interpreter: str, run: int, plan: Plan, fds: Sequence[int]) -> None:

@@ -1,7 +1,8 @@
 /* Process 1 of a box, without a C library: finishes the box from inside, then passes on a request to
  * stop.  What child/first.py does, in a process of a few pages instead of some hundreds.
  *
- * Run by the launcher in the box's namespaces, with its capabilities, which end here.  Arguments:
+ * Run by the launcher in the box's namespaces, with its capabilities, which end here.  By the name
+ * era-program it is the program's process (program.c); by any other, with these arguments, process 1:
  *
  *     control built user_namespace filter uid gid rootless groups [group ...] [mPATH | rPATH ...]
  *
@@ -11,7 +12,7 @@
  *
  * It ignores SIGCHLD, so the kernel reaps orphans itself (wait(2), NOTES).
  */
-#include "steps.h"
+#include "first.h"
 
 #include <linux/mount.h>
 #include <linux/stat.h>
@@ -25,7 +26,6 @@ enum {
     SIGNAL_TERM = 15,
     SIGNAL_CHILD = 17,
     SIGNAL_CONTINUE = 18,
-    MAX_GROUPS = 16,
     MAX_FILTER_BYTES = 8 * 4096,
     KIND = 0170000,
     DIRECTORY = 0040000,
@@ -56,7 +56,7 @@ void *memcpy(void *to, const void *from, size_t length)
     return to;
 }
 
-static int number(const char *text)
+int number(const char *text)
 {
     int value = 0;
     while (*text)
@@ -64,13 +64,32 @@ static int number(const char *text)
     return value;
 }
 
-static void say_failed(int control, long error)
+static char *put(char *at, const char *text)
 {
-    char text[] = "{\"event\":\"failed\",\"step\":\"process 1\",\"errno\":   }";
+    while (*text)
+        *at++ = *text++;
+    return at;
+}
+
+void say_failed(int fd, const char *step, long error)
+{
+    char text[128], *at = put(text, "{\"event\":\"failed\",\"step\":\"");
     unsigned value = (unsigned)-error;
-    for (int at = sizeof text - 3; value && at > (int)sizeof text - 6; at--, value /= 10)
-        text[at] = (char)('0' + value % 10);
-    call(__NR_write, control, text, sizeof text - 1, 0, 0);
+    at = put(put(at, step), "\",\"errno\":");
+    for (unsigned unit = value >= 100 ? 100 : value >= 10 ? 10 : 1; unit; unit /= 10)
+        *at++ = (char)('0' + value / unit % 10);
+    *at++ = '}';
+    call(__NR_write, fd, text, at - text, 0, 0);
+}
+
+long read_filter(int fd, struct filter *filter)
+{
+    long length = call(__NR_pread64, fd, code, sizeof code, 0, 0);
+    if (length <= 0 || length % 8 || length == sizeof code)
+        return -ERROR_INVALID;
+    filter->length = (unsigned short)(length / 8);
+    filter->code = code;
+    return 0;
 }
 
 /* A copy of the mount at `source`, read-only, laid over `target`. */
@@ -118,17 +137,16 @@ static long mount_proc(char **orders, int rootless)
 static long lock_up(int control, int built, const struct identity *who, int filter_fd,
                     char **orders, const int *groups, int count)
 {
-    struct filter filter = {0, code};
+    struct filter filter;
     struct kernel_sigaction ignore = {.handler = (void *)1};
-    long length = call(__NR_pread64, filter_fd, code, sizeof code, 0, 0);
-    if (length <= 0 || length % 8 || length == sizeof code)
-        return -ERROR_INVALID;
-    filter.length = (unsigned short)(length / 8);
+    long result = read_filter(filter_fd, &filter);
+    if (result < 0)
+        return result;
     call(__NR_prctl, PR_SET_PDEATHSIG, SIGNAL_KILL, 0, 0, 0);
     call(__NR_prctl, PR_SET_NAME, "era-box", 0, 0, 0);
     reset_signals();
     call(__NR_rt_sigaction, SIGNAL_CHILD, &ignore, 0, ALL_SIGNALS_BYTES, 0);
-    long result = join(groups, count);
+    result = join(groups, count);
     if (result >= 0)
         result = mount_proc(orders, who->rootless);
     if (result >= 0)
@@ -164,6 +182,8 @@ __attribute__((used)) void begin(long *stack)
     int groups[MAX_GROUPS];
     if (argc < 9)
         leave(1);
+    if (argv[0][4] == 'p')
+        be_program(argv, argv + argc + 1);
     int control = number(argv[1]), built = number(argv[2]), count = number(argv[8]);
     struct identity who = {
         .user_namespace = number(argv[3]),
@@ -178,7 +198,7 @@ __attribute__((used)) void begin(long *stack)
     long result =
         lock_up(control, built, &who, number(argv[4]), argv + 9 + count, groups, count);
     if (result < 0) {
-        say_failed(control, result);
+        say_failed(control, "process 1", result);
         leave(1);
     }
     call(__NR_write, built, "1", 1, 0, 0);
