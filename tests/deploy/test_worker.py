@@ -98,7 +98,11 @@ class Service:
             self._process.wait()
             self._process = None
         shutil.rmtree(self._disk, ignore_errors=True)
-        Path(self._disk + ".log").unlink(missing_ok=True)
+        log = Path(self._disk + ".log")
+        print(
+            *(line for line in log.read_text().splitlines() if '"level":"error"' in line), sep="\n"
+        )
+        log.unlink()
 
 
 @pytest.fixture(scope="module")

@@ -78,6 +78,7 @@ class StateClient:
             try:
                 reply = self._once(method, self._base + path, body, sent, into)
             except (OSError, http.client.HTTPException) as error:
+                self.close()  # the others were left as long, and are as likely closed over there
                 if attempt + 1 == _TRIES:
                     raise InternalError(text="the state of sessions cannot be reached") from error
                 continue
