@@ -117,6 +117,14 @@ async def test_variables_of_the_compiler_are_left_to_the_go_tool(go_bench: Bench
         assert ended.exit_code == code, ended.stderr
 
 
+async def test_link_flags_of_the_request_count(go_bench: Bench) -> None:
+    """The go tool takes one -ldflags, and ours must not be the one."""
+    code = 'package main\n\nvar v = "none"\n\nfunc main() { print(v) }'
+    for flags, printed in (("-ldflags=-X=main.v=linked", b"linked"), ("-tags=one", b"none")):
+        ended = await go_bench.run("go", code, env={"GOFLAGS": flags})
+        assert (ended.exit_code, ended.stderr) == (0, printed)
+
+
 @pytest.mark.parametrize(
     ("code", "expected"),
     [

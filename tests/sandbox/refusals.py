@@ -245,6 +245,14 @@ def _terminal_input():
         fcntl.ioctl(1, number, b"x" * 8)
 
 
+@act("filter on a socket")
+def _filter_on_a_socket():
+    code = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0xFFFF))
+    program = struct.pack("=HxxxxxxQ", 1, ctypes.addressof(code))
+    with socket.socket(socket.AF_UNIX, DATAGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, 26, program)  # SO_ATTACH_FILTER
+
+
 @act("add an address")
 def _add_an_address():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

@@ -77,6 +77,13 @@ ARGUMENTS: Sequence[tuple[str, tuple[int, ...], str]] = (
     ("socket", (40, 1, 0), "EAFNOSUPPORT"),  # AF_VSOCK
     ("socket", (44, 3, 0), "EAFNOSUPPORT"),  # AF_XDP
     ("socket", (30, 1, 0), "EAFNOSUPPORT"),  # AF_TIPC
+    ("setsockopt", (3, 1, 2), "allowed"),  # SO_REUSEADDR
+    ("setsockopt", (3, 6, 26), "allowed"),  # of TCP
+    ("setsockopt", (3, 1, 26), "EPERM"),  # SO_ATTACH_FILTER
+    ("setsockopt", (3, 0x100000001, 0x10000001A), "EPERM"),
+    ("setsockopt", (3, 1, 50), "EPERM"),  # SO_ATTACH_BPF
+    ("setsockopt", (3, 1, 51), "EPERM"),  # SO_ATTACH_REUSEPORT_CBPF
+    ("setsockopt", (3, 1, 52), "EPERM"),  # SO_ATTACH_REUSEPORT_EBPF
     ("socketpair", (1, 1, 0), "allowed"),
     ("socketpair", (2, 1, 0), "EAFNOSUPPORT"),
     ("socketpair", (30, 1, 0), "EAFNOSUPPORT"),

@@ -26,6 +26,13 @@ class Body(BaseModel):
 
 
 POSITIVE = "a positive number"
+LANGUAGE = (
+    "python (py, python3), node (nodejs, js, javascript), typescript (ts), go (golang) or deno."
+)
+INTERNET = "Reach public addresses; default `ERA_DEFAULT_INTERNET_ACCESS`."
+CPUS = "1 to `ERA_MAX_CPUS`; default `ERA_RUN_CPUS`."
+MEMORY = "MiB for all of its processes together, 64 to `ERA_MAX_MEMORY_MIB`; default `ERA_RUN_MEMORY_MIB`."
+ARGS = "Arguments after the program name: at most 1024, of 128 KiB together."
 
 Seconds = Annotated[float, Must(POSITIVE)]
 Strings = Annotated[list[str], Must("an array of strings")]
@@ -50,7 +57,7 @@ class ExecuteBody(Body):
     """POST /api/execute."""
 
     code: str = Field(description="The program; not empty.")
-    language: str = Field(description="python, node, typescript, go, deno, or an alias of one.")
+    language: str = Field(description=LANGUAGE)
     timeout: Seconds | None = Field(None, description="Seconds, fractions allowed; 0: the default.")
     timeout_ms: Seconds | None = Field(None, description="The same in milliseconds.")
     env: Variables | None = Field(None, description="Environment variables of the program.")
@@ -61,12 +68,16 @@ class ExecuteBody(Body):
             Must('an object of path to text, or to {"content","encoding":"utf-8"|"base64"}'),
         ]
         | None
-    ) = Field(None, description="Files placed in the workspace first.")
+    ) = Field(
+        None,
+        description="Files placed in the workspace first: path to text, or to "
+        '`{"content": ..., "encoding": "base64"}` for bytes.',
+    )
     stdin: str | None = Field(None, description="Fed to the program, then end of file.")
-    args: Strings | None = Field(None, description="Arguments after the program name.")
-    allowInternetAccess: bool | None = Field(None, description="Reach public addresses.")  # noqa: N815 - wire name
-    cpu_count: int | None = None
-    memory_mib: int | None = None
+    args: Strings | None = Field(None, description=ARGS)
+    allowInternetAccess: bool | None = Field(None, description=INTERNET)  # noqa: N815 - wire name
+    cpu_count: int | None = Field(None, description=CPUS)
+    memory_mib: int | None = Field(None, description=MEMORY)
 
 
 class RunBody(Body):
@@ -79,7 +90,7 @@ class RunBody(Body):
     env: Variables | None = Field(None, description="For this run only; never stored.")
     envs: Variables | None = Field(None, description="The same as `env`.")
     stdin: str | None = Field(None, description="Fed to the program, then end of file.")
-    args: Strings | None = Field(None, description="Arguments after the program name.")
+    args: Strings | None = Field(None, description=ARGS)
     update_data: JsonObject | None = Field(None, description="Merged into `data` before the run.")
     wait_for_setup: bool | None = Field(None, description="False: do not wait for the setup.")
     cancel_on_disconnect: bool | None = Field(None, description="End the run when you hang up.")
@@ -90,18 +101,18 @@ class CreateBody(Body):
 
     id: str | None = Field(None, description="1 to 128 of A-Z a-z 0-9 - _; generated if absent.")
     session_id: str | None = Field(None, description="The same as `id`.")
-    language: str
+    language: str = Field(description=LANGUAGE)
     persistent: bool | None = Field(None, description="Keep the files that runs leave; true.")
     metadata: JsonObject | None = Field(
         None, description="Stored and returned; code never sees it."
     )
     data: Any = Field(None, description="Shown to code as .session_data.json; default {}.")
     setup: JsonObject | None = Field(None, description="Packages and commands to install once.")
-    allowInternetAccess: bool | None = None  # noqa: N815 - wire name
+    allowInternetAccess: bool | None = Field(None, description=INTERNET)  # noqa: N815 - wire name
     allowPublicAccess: bool | None = None  # noqa: N815 - wire name
     default_timeout: Seconds | None = Field(None, description="Seconds; the default of its runs.")
-    cpu_count: int | None = None
-    memory_mib: int | None = None
+    cpu_count: int | None = Field(None, description=CPUS)
+    memory_mib: int | None = Field(None, description=MEMORY)
 
 
 class PatchBody(Body):
@@ -140,7 +151,7 @@ class CodeBody(Body):
 class VmBody(Body):
     """POST /api/vm."""
 
-    language: str = Field(description="python, node, typescript, go, deno, or an alias of one.")
+    language: str = Field(description=LANGUAGE)
     cpu_count: int | None = Field(None, description="1.")
     memory_mib: int | None = Field(None, description="256.")
     network_mode: str | None = Field(

@@ -48,8 +48,10 @@ if [ -w "$GOCACHE" ]; then
 else
     export GOCACHE=$work/cache
 fi
+# The tool takes only one -ldflags, and the command line's before that of GOFLAGS.
+[[ ${GOFLAGS-} == *-ldflags* ]] || flags+=('-ldflags=-s -w')
 rm -f "$product"
-if ! "$go" build -buildvcs=false '-ldflags=-s -w' "${flags[@]}" \
+if ! "$go" build -buildvcs=false "${flags[@]}" \
     -overlay "$work/overlay.json" -o "$product" "$seen" >"$work/log" 2>&1; then
     cat "$work/log" >&2
     exit 1

@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -31,6 +32,7 @@ _REQUIREMENT: Final = re.compile(
 _EXTRA: Final = re.compile(r"""extra\s*==\s*["']([^"']+)["']""")
 _READABLE: Final = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 _COMPILE_SECONDS: Final = 600
+_COMPILERS: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +193,14 @@ def _link(source: str, target: str) -> None:
 
 
 def _compile(files: Sequence[str]) -> None:
-    """Compile what an installer left to the first import, since boxes cannot keep it."""
+    """Compile what an installer left to the first import, since boxes cannot keep it; on all
+    processors, since the server waits for it at its first start."""
+    count = min(len(os.sched_getaffinity(0)), _COMPILERS)
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(_compile_some, [files[number::count] for number in range(count)]))
+
+
+def _compile_some(files: Sequence[str]) -> None:
     subprocess.run(
         (sys.executable, "-I", "-m", "compileall", "-q", "-i", "-"),
         check=False,  # a file for another version of Python is no reason to do without the others

@@ -93,7 +93,7 @@ ALLOWED: Final = frozenset(
     sched_yield seccomp select
     semctl semget semop semtimedop sendfile sendmmsg sendmsg sendto set_mempolicy set_robust_list
     set_tid_address setfsgid setfsuid setgid setgroups setitimer setpgid setregid
-    setresgid setresuid setreuid setsid setsockopt setuid setxattr shmat shmctl shmdt shutdown
+    setresgid setresuid setreuid setsid setuid setxattr shmat shmctl shmdt shutdown
     sigaltstack signalfd signalfd4 splice stat statfs statx symlink symlinkat sync_file_range
     sysinfo tee tgkill time timer_create timer_delete timer_getoverrun timer_gettime timer_settime
     timerfd_create timerfd_gettime timerfd_settime times tkill truncate umask uname unlink unlinkat
@@ -138,6 +138,8 @@ _PR_SET_PTRACER: Final = 0x59616D61
 _PROTOCOLS: Final = (0, 1, 6, 17, 58)  # default, ICMP, TCP, UDP, ICMPv6
 _NETLINK_ROUTE: Final = 0
 _RLIMIT_CORE: Final = 4
+_SOL_SOCKET: Final = 1
+_SO_ATTACH: Final = (26, 50, 51, 52)  # SO_ATTACH_FILTER, _BPF, _REUSEPORT_CBPF, _REUSEPORT_EBPF
 _MAP_HUGETLB: Final = 0x40000
 _MFD_HUGETLB: Final = 0x4
 _SHM_HUGETLB: Final = 0x800
@@ -167,6 +169,9 @@ CHECKED: Final[Mapping[str, tuple[Check, ...]]] = {
         Check(ALLOW, (When(0, (_AF_NETLINK,)), When(2, (_NETLINK_ROUTE,)))),
         Check(EAFNOSUPPORT),
     ),
+    # Compiled filters are counted for the whole host (net.core.bpf_jit_limit): where one box had all the
+    # room, no other could have its seccomp filter, and none would start.
+    "setsockopt": (Check(EPERM, (When(1, (_SOL_SOCKET,)), When(2, _SO_ATTACH))), _OTHERWISE),
     "socketpair": (Check(ALLOW, (When(0, (1,)),)), Check(EAFNOSUPPORT)),
     "personality": (Check(ALLOW, (When(0, _PERSONALITIES),)), Check(EPERM)),
     "ioctl": (Check(EPERM, (When(1, (_TIOCSTI, _TIOCLINUX, _TIOCSETD)),)), _OTHERWISE),
