@@ -421,3 +421,6 @@ class Export:
     mode: int
     mtime_ns: int
     owner: int | None = None
+    separate: bool = False
+    """Whether a file that has these bytes may lie beside it: it is never the same inode then, which
+    programs would take for one file with two names."""
