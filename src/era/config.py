@@ -233,6 +233,18 @@ class Settings(BaseSettings):
         "With an object store: how much of it is kept at hand in the state directory.",
     )
 
+    state_driver: Annotated[Literal["local", "worker"], Must("local or worker")] = _var(
+        "ERA_STATE_DRIVER",
+        "local",
+        "Who keeps the state: this server and the stores above, or the Worker that it is behind.",
+    )
+    state_url: Annotated[
+        str, Field(pattern=r"^(https?://.+)?$"), Must("an address such as https://host/_state")
+    ] = _var("ERA_STATE_URL", "", "With `worker`: where it keeps the state.")
+    state_token: str = _var(
+        "ERA_STATE_TOKEN", "", "With `worker`: what it knows this server by.", secret=True
+    )
+
     # -- requests --
     max_body_bytes: Size = _var("ERA_MAX_BODY_BYTES", 16 << 20, "Largest JSON body.")
     max_code_bytes: Size = _var("ERA_MAX_CODE_BYTES", 1 << 20, "Largest `code`.")
@@ -375,7 +387,7 @@ def load(flags: Mapping[str, Any] | None = None) -> Settings:
     return settings
 
 
-_OF_CLIENTS: Final = ("ERA_API_URL",)
+_OF_CLIENTS: Final = ("ERA_API_URL", "ERA_PLACEMENT", "ERA_SLEEP_AFTER", "ERA_START_SECONDS")
 """What `era.environment` reads and the server does not."""
 
 
@@ -402,6 +414,8 @@ def _explain(detail: ErrorDetails) -> ConfigError:
 
 
 def _check_together(settings: Settings) -> None:
+    if settings.state_driver == "worker":
+        _check_worker(settings)
     pairs = (
         ("ERA_DEFAULT_TIMEOUT", settings.default_timeout, "ERA_MAX_TIMEOUT", settings.max_timeout),
         (
@@ -424,6 +438,25 @@ _INSTALLERS: Final = re.compile(
     r"(?i:npm_config_.*)|PIP_[A-Z_]+|GO[A-Z]+|(?:https?|no)_proxy|(?:HTTPS?|NO)_PROXY"
     r"|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|NODE_EXTRA_CA_CERTS|HOME|XDG_CONFIG_HOME"
 )
+
+
+def _check_worker(settings: Settings) -> None:
+    needed = {
+        "ERA_STATE_URL": settings.state_url,
+        "ERA_STATE_TOKEN": settings.state_token,
+        "ERA_SECRET_KEY": settings.secret_key,
+    }
+    for name, value in needed.items():
+        if not value:
+            raise ConfigError(
+                f"{name} must be set with ERA_STATE_DRIVER=worker",
+                "The Worker sets it for the containers that it starts.",
+            )
+    if settings.database_url or settings.blobs_url:
+        raise ConfigError(
+            "ERA_DATABASE_URL and ERA_BLOBS_URL have no use with ERA_STATE_DRIVER=worker",
+            "Unset them, or use ERA_STATE_DRIVER=local.",
+        )
 
 
 def installer_variables() -> dict[str, str]:

@@ -36,6 +36,7 @@ async def health(call: Call) -> Response:
             "tier": call.sessions.tier,
             "unenforced": list(call.sessions.unenforced),
         },
+        "in_progress": call.sessions.busy,
         "languages": {n: v for n, v in call.sessions.versions.items() if n in LANGUAGES},
         "success": not failed,
         "data": about,
