@@ -248,9 +248,7 @@ _copies_that_see: Final = (
     )
     .correlate(entries)
 )
-forget_entries: Final = (
-    delete(entries).where(_closed, ~_copies_that_see).returning(entries.c.until)
-)
+forget_entries: Final = delete(entries).where(_closed, ~_copies_that_see).returning(entries.c.until)
 """When each of them had ended.  Asked beforehand it might be others: copies come and go."""
 
 # --- copies -------------------------------------------------------------------------------------
