@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.attacks.served import KEY, SECRET, SMALL, Client, Served
+from tests.sandbox.census import until
 
 pytestmark = pytest.mark.xdist_group("attacks")
 
@@ -306,9 +307,14 @@ def test_nobody_writes_lines_into_the_log(server: Served) -> None:
         server.client.ask("GET", "/health", X_Request_Id='id","event":"forged')
         server.client.ask("GET", "/health", X_Request_Id="sane-id-of-mine", User_Agent=forged)
         server.client.execute(f"print({forged!r})", stdin=forged, env={"FORGED": forged})
-        lines = log.read().decode().splitlines()
+        lines: list[str] = []
+
+        def all_told() -> bool:  # a line is written when its answer has been sent
+            lines.extend(log.read().decode().splitlines())
+            return len(lines) >= 6
+
+        until(all_told, "a line for each request")
     entries = [json.loads(line) for line in lines]
-    assert len(entries) >= 6
     assert not [entry for entry in entries if entry["event"] == "forged"]
     assert any("sane-id-of-mine" in line for line in lines)
     assert not [line for line in lines if "FORGED" in line or '"level":"error"' in line]
