@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import obstore
 import pytest
@@ -444,3 +445,30 @@ async def test_a_large_file_streams_both_ways_in_little_memory(
     )
     assert ended.returncode == 0, ended.stderr
     assert int(ended.stdout) < 100
+
+
+async def test_a_blob_stored_again_while_it_is_deleted_is_uploaded(
+    setup: Setup, node: ObjectBlobs, other: ObjectBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = b"again and again"
+    blob = await put(node, data)
+    dropped, stored = asyncio.Event(), asyncio.Event()
+    drop, announce = setup.index.drop, setup.index.announce
+
+    async def drop_and_wait(*args: Any) -> bool:
+        gone = await drop(*args)
+        dropped.set()
+        await stored.wait()
+        return gone
+
+    async def wait_and_announce(*args: Any) -> None:
+        await announce(*args)
+        stored.set()  # it is in the cache, is not known, and now the deletion goes on
+        assert await deleting
+
+    monkeypatch.setattr(setup.index, "drop", drop_and_wait)
+    monkeypatch.setattr(setup.index, "announce", wait_and_announce)
+    deleting = asyncio.create_task(node.delete(blob.hash))
+    await dropped.wait()
+    assert await put(node, data) == blob
+    assert await read(other, blob.hash) == data
