@@ -353,7 +353,8 @@ async def _feed(stdin: asyncio.StreamWriter, data: bytes) -> None:
     stdin.close()
     # Also after a broken pipe: asyncio complains of an error that nobody asked for.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        await stdin.wait_closed()
+        # Shielded, since asyncio sets the result of what it waits for even if that was cancelled.
+        await asyncio.shield(stdin.wait_closed())
 
 
 def _exit(
