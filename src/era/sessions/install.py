@@ -52,6 +52,7 @@ class Tail:
     def __init__(self, secrets: Sequence[str] = ()) -> None:
         self._secrets = tuple(secrets)
         self._kept = {"stdout": bytearray(), "stderr": bytearray()}
+        self._recent: dict[str, bytes] = {}
         self.last_line = ""
 
     def feed(self, stream: str, chunk: bytes) -> None:
@@ -60,8 +61,11 @@ class Tail:
         kept += chunk
         if len(kept) > 2 * OUTPUT_BYTES:
             del kept[:-OUTPUT_BYTES]
-        text = chunk[-4 * _LINE_CHARACTERS :].decode("utf-8", "replace")
-        line = self._masked(text.replace("\r", "\n").strip().rpartition("\n")[2])
+        # A line may come in pieces, cut anywhere.
+        recent = (self._recent.get(stream, b"") + chunk)[-4 * _LINE_CHARACTERS :]
+        self._recent[stream] = recent
+        text = recent.decode("utf-8", "replace")
+        line = self._masked(text.replace("\r", "\n").strip().rpartition("\n")[2].strip())
         self.last_line = line[:_LINE_CHARACTERS] or self.last_line
 
     def texts(self) -> tuple[str, str]:
@@ -77,11 +81,16 @@ class Tail:
             text = text.replace(secret, "***")
         return text
 
+    def begin(self) -> None:
+        """Another step begins: what those before it wrote is no line of its own."""
+        self._recent.clear()
+        self.last_line = ""
+
     def clear(self) -> None:
         """Forget everything."""
         for kept in self._kept.values():
             kept.clear()
-        self.last_line = ""
+        self.begin()
 
     def copy(self) -> Tail:
         """The same so far, going its own way from now on."""
@@ -109,7 +118,7 @@ class Reporter:
 
     async def begin(self, step: Step) -> None:
         """The next step begins."""
-        self.tail.last_line = ""
+        self.tail.begin()
         self._now = SetupProgress(
             step=step.kind,
             step_index=self.before + len(self.finished) + 1,
