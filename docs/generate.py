@@ -161,7 +161,7 @@ def answer_text(operation: Schema, common: set[str]) -> str:
 
 def bytes_text(media_type: str) -> str:
     """An answer that is not JSON."""
-    return "the bytes" if media_type == "application/octet-stream" else f"`{media_type}`"
+    return "the bytes" if media_type == "*/*" else f"`{media_type}`"
 
 
 def heading(method: str, path: str) -> str:

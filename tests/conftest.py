@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from era.sandbox.namespaces.cgroups.detect import find_v1, find_v2
 from tests.servers.objects import Objects, objects
 from tests.servers.postgres import Postgres, postgres
+from tests.servers.worker import Worker, worker
 
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("era", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -35,6 +36,13 @@ def anyio_backend() -> str:
 def postgres_server() -> Iterator[Postgres]:
     """A running PostgreSQL, one for each process that runs tests."""
     with postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def worker_server() -> Iterator[Worker]:
+    """A Worker in workerd with Durable Objects and R2, one for each process that runs tests."""
+    with worker() as server:
         yield server
 
 

@@ -41,7 +41,13 @@ CHILD = "era.sandbox.namespaces.child"
 CHILD_PROGRAM = (CHILD, "era.sandbox.plan")
 """What runs between clone and exec, and the one module it shares with the server."""
 
-CONCRETE = ("era.storage.records", "era.storage.blobs", "era.sandbox.namespaces", "era.egress")
+CONCRETE = (
+    "era.storage.records",
+    "era.storage.blobs",
+    "era.storage.worker",
+    "era.sandbox.namespaces",
+    "era.egress",
+)
 """Keepers of a promise: outside their rooms only `assemble` (and the doctor) names them."""
 
 

@@ -20,7 +20,8 @@ ERA_NPM_REGISTRY ERA_GOPROXY ERA_ALLOW_NETWORKS ERA_SECRET_KEY ERA_MAX_BODY_BYTE
 ERA_MAX_CODE_BYTES ERA_MAX_DATA_BYTES ERA_MAX_METADATA_BYTES ERA_MAX_FILE_BYTES
 ERA_MAX_SESSION_BYTES ERA_MAX_SESSION_FILES ERA_DEFAULT_TIMEOUT ERA_MAX_TIMEOUT
 ERA_MAX_OUTPUT_BYTES ERA_RUN_MEMORY_MIB ERA_RUN_CPUS ERA_RUN_PIDS ERA_MAX_MEMORY_MIB ERA_MAX_CPUS
-ERA_RUN_DISK_BYTES ERA_SESSION_QUEUE ERA_MAX_CONCURRENT_RUNS ERA_GLOBAL_QUEUE
+ERA_STATE_DRIVER ERA_STATE_URL ERA_STATE_TOKEN ERA_RUN_DISK_BYTES ERA_SESSION_QUEUE
+ERA_MAX_CONCURRENT_RUNS ERA_GLOBAL_QUEUE
 """.split()
 
 
@@ -102,6 +103,11 @@ def test_forms_of_values(
         ("ERA_DEFAULT_TIMEOUT", "4000", "ERA_DEFAULT_TIMEOUT (4000) must be at most ERA_MAX_TIM"),
         ("ERA_TRUST_PROXY", "maybe", "ERA_TRUST_PROXY must be 0 or 1, not 'maybe'"),
         ("ERA_ISOLATION", "docker", "ERA_ISOLATION must be auto, microvm, gvisor, namespaces or"),
+        ("ERA_PUBLIC_URL", "foo", "ERA_PUBLIC_URL must be an address such as https://era.example"),
+        ("ERA_PUBLIC_URL", "ftp://a", "ERA_PUBLIC_URL must be an address"),
+        ("ERA_PUBLIC_URL", "https://", "ERA_PUBLIC_URL must be an address"),
+        ("ERA_PUBLIC_URL", "https://a:port", "ERA_PUBLIC_URL must be an address"),
+        ("ERA_PUBLIC_URL", "https://a/?q", "ERA_PUBLIC_URL must be an address"),
         ("AGENT_LOG_LEVEL", "loud", "AGENT_LOG_LEVEL must be debug, info, warn or error"),
     ],
 )
@@ -113,6 +119,14 @@ def test_a_bad_value_names_its_variable(
         load()
     assert "\n" not in caught.value.text
     assert variable in caught.value.hint
+
+
+@pytest.mark.parametrize("address", ["", "https://era.example", "http://[::1]:8787/below"])
+def test_an_address_under_which_the_server_is_reached(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ERA_PUBLIC_URL", f" {address}/ " if address else "")
+    assert load().public_url == address
 
 
 @pytest.mark.parametrize(
@@ -143,6 +157,27 @@ def test_lists_and_sizes_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     settings = load()
     assert settings.cors_origins == ("https://a", "https://b")
     assert settings.max_file_bytes == 1 << 20
+
+
+WORKER = {
+    "ERA_STATE_DRIVER": "worker",
+    "ERA_STATE_URL": "https://era.example.com/_state",
+    "ERA_STATE_TOKEN": "token",
+    "ERA_SECRET_KEY": "key",
+}
+
+
+def test_state_at_a_worker_needs_to_be_told_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(WORKER).state_driver == "worker"
+    for name in ("ERA_STATE_URL", "ERA_STATE_TOKEN", "ERA_SECRET_KEY"):
+        with pytest.raises(ConfigError, match=f"{name} must be set"):
+            load(WORKER | {name: None})
+        monkeypatch.setenv(name, "https://x")  # one alone says nothing about the driver
+        assert load().state_driver == "local"
+        monkeypatch.delenv(name)
+    for name, value in (("ERA_DATABASE_URL", "postgresql://x/y"), ("ERA_BLOBS_URL", "s3://x")):
+        with pytest.raises(ConfigError, match="have no use"):
+            load(WORKER | {name: value})
 
 
 def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

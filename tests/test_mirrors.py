@@ -71,6 +71,21 @@ def test_files_of_pip_npm_and_go(home: Path) -> None:
     )
 
 
+def test_npm_is_given_no_url_with_a_password(home: Path) -> None:
+    (home / ".npmrc").write_text("@own:registry=https://me:sesa%6De@own.test:8443/npm\n")
+    given = found(ERA_NPM_REGISTRY="https://npm.test/a/?x=sesame")
+    assert given.npm_registry == "https://npm.test/a/?x=sesame"
+    given = found(ERA_NPM_REGISTRY="https://me:sesa%6De@npm.test/a/")
+    assert given.npm_registry == "https://npm.test/a/"
+    assert given.npmrc == (
+        "@own:registry=https://own.test:8443/npm",
+        "//own.test:8443/npm/:_auth=bWU6c2VzYW1l",
+        "//npm.test/a/:_auth=bWU6c2VzYW1l",
+    )
+    assert given.secrets == ("bWU6c2VzYW1l",)
+    assert given.public().npmrc == ("@own:registry=https://own.test:8443/npm",)
+
+
 def test_variables_go_before_files_and_settings_before_variables(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

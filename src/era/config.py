@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -75,6 +76,26 @@ def _items(value: Any) -> Any:
     return value
 
 
+def _address(value: Any) -> Any:
+    """An address as clients write it: scheme and host, perhaps a path, without a slash at the end."""
+    if not isinstance(value, str) or not value.strip():
+        return value
+    value = value.strip().rstrip("/")
+    try:
+        parts = urlsplit(value)
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine or parts.query or parts.fragment or parts.username or not value.isprintable():
+        raise ValueError("no address")
+    return value
+
+
+Address = Annotated[
+    str,
+    BeforeValidator(_address),
+    Must("an address such as https://era.example, or empty"),
+]
 Size = Annotated[int, BeforeValidator(_size), Field(ge=0), Must("a size such as 512 MiB")]
 Age = Annotated[float, BeforeValidator(_age), Field(ge=0), Must("a time such as 90, 30m or 7d")]
 Count = Annotated[int, Field(ge=0), Must("a whole number, 0 or more")]
@@ -160,7 +181,9 @@ class Settings(BaseSettings):
     cors_origins: Items = _var(
         "ERA_CORS_ORIGINS", ("*",), "Origins that browsers may call from; `*` is any."
     )
-    public_url: str = _var("ERA_PUBLIC_URL", "", "Address under which clients reach the server.")
+    public_url: Address = _var(
+        "ERA_PUBLIC_URL", "", "Address under which clients reach the server."
+    )
     trust_proxy: Flag = _var("ERA_TRUST_PROXY", False, "Believe `X-Forwarded-*` headers.")
     shutdown_grace: Seconds = _var(
         "ERA_SHUTDOWN_GRACE", 5.0, "Seconds that runs get to finish when the server stops."
@@ -208,6 +231,18 @@ class Settings(BaseSettings):
         "ERA_BLOB_CACHE_BYTES",
         10 << 30,
         "With an object store: how much of it is kept at hand in the state directory.",
+    )
+
+    state_driver: Annotated[Literal["local", "worker"], Must("local or worker")] = _var(
+        "ERA_STATE_DRIVER",
+        "local",
+        "Who keeps the state: this server and the stores above, or the Worker that it is behind.",
+    )
+    state_url: Annotated[
+        str, Field(pattern=r"^(https?://.+)?$"), Must("an address such as https://host/_state")
+    ] = _var("ERA_STATE_URL", "", "With `worker`: where it keeps the state.")
+    state_token: str = _var(
+        "ERA_STATE_TOKEN", "", "With `worker`: what it knows this server by.", secret=True
     )
 
     # -- requests --
@@ -352,7 +387,7 @@ def load(flags: Mapping[str, Any] | None = None) -> Settings:
     return settings
 
 
-_OF_CLIENTS: Final = ("ERA_API_URL",)
+_OF_CLIENTS: Final = ("ERA_API_URL", "ERA_PLACEMENT", "ERA_SLEEP_AFTER", "ERA_START_SECONDS")
 """What `era.environment` reads and the server does not."""
 
 
@@ -379,6 +414,8 @@ def _explain(detail: ErrorDetails) -> ConfigError:
 
 
 def _check_together(settings: Settings) -> None:
+    if settings.state_driver == "worker":
+        _check_worker(settings)
     pairs = (
         ("ERA_DEFAULT_TIMEOUT", settings.default_timeout, "ERA_MAX_TIMEOUT", settings.max_timeout),
         (
@@ -401,6 +438,25 @@ _INSTALLERS: Final = re.compile(
     r"(?i:npm_config_.*)|PIP_[A-Z_]+|GO[A-Z]+|(?:https?|no)_proxy|(?:HTTPS?|NO)_PROXY"
     r"|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|NODE_EXTRA_CA_CERTS|HOME|XDG_CONFIG_HOME"
 )
+
+
+def _check_worker(settings: Settings) -> None:
+    needed = {
+        "ERA_STATE_URL": settings.state_url,
+        "ERA_STATE_TOKEN": settings.state_token,
+        "ERA_SECRET_KEY": settings.secret_key,
+    }
+    for name, value in needed.items():
+        if not value:
+            raise ConfigError(
+                f"{name} must be set with ERA_STATE_DRIVER=worker",
+                "The Worker sets it for the containers that it starts.",
+            )
+    if settings.database_url or settings.blobs_url:
+        raise ConfigError(
+            "ERA_DATABASE_URL and ERA_BLOBS_URL have no use with ERA_STATE_DRIVER=worker",
+            "Unset them, or use ERA_STATE_DRIVER=local.",
+        )
 
 
 def installer_variables() -> dict[str, str]:

@@ -164,6 +164,29 @@ def test_runs_beyond_the_grace_end_without_a_commit(tmp_path: Path) -> None:
         assert get(server, "/api/sessions/x")["file_count"] == 0
 
 
+def test_a_second_signal_ends_the_grace(tmp_path: Path) -> None:
+    code = "import time; print('begun', flush=True); time.sleep(600)"
+    with (
+        serving(
+            "--state-dir", str(tmp_path / "s"), variables={"ERA_SHUTDOWN_GRACE": "3600"}
+        ) as server,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        server.post("/api/sessions", {"id": "x", "language": "python"})
+        body = {"code": code, "timeout": 600}
+        running = pool.submit(server.post, "/api/sessions/x/run", body)
+        wait_until(lambda: is_running(server, "x"))
+        server.process.send_signal(signal.SIGINT)
+        server.wait_for("stopping")
+        server.process.send_signal(signal.SIGINT)
+        server.wait_for("stopping at once")
+        with pytest.raises(urllib.error.HTTPError) as ended:
+            running.result()
+        assert ended.value.code == 503
+        assert "ended before" in json.load(ended.value)["message"]
+        assert server.end() == 0
+
+
 def get(server: Any, path: str) -> Any:
     with urllib.request.urlopen(server.url + path, timeout=60) as answer:
         return json.load(answer)

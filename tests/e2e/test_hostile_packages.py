@@ -181,13 +181,11 @@ def test_a_mirror_that_asks_for_a_credential_gets_it(client: Api, registry: Regi
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Api, Registry]]:
-    """A server whose mirror gives nothing without a credential: in a URL for pip, in npmrc for npm."""
-    npmrc = tmp_path_factory.mktemp("operator") / "npmrc"
+def guarded() -> Iterator[tuple[Api, Registry]]:
+    """A server whose mirror gives nothing without a credential."""
     with serving(ADDRESS, ADDRESS) as registry:
-        npmrc.write_text(f"//{ADDRESS}:{registry.port}/npm/:_authToken={SECRET}\n")
-        own = {**settings(registry), "NPM_CONFIG_USERCONFIG": str(npmrc)}
-        with watched(own) as running:
+        at = f"http://operator:{SECRET}@{ADDRESS}:{registry.port}/npm/"
+        with watched({**settings(registry), "ERA_NPM_REGISTRY": at}) as running:
             yield Api(running.url), registry
 
 
@@ -206,14 +204,12 @@ def test_code_that_builds_a_guarded_package_finds_no_credential(
         registry.add_python("guardedneed", "1.0")
         program = f"import guardedneed\n{program}"
         registry.add_source(f"guarded{kind}", "1.0", program, requires=("guardedneed",))
-        wanted = f"Basic {pair}"
     else:
         built = FROM_NODE.replace("PROGRAM", json.dumps(program))
         registry.add_node(
             f"guarded{kind}", "1.0.0", built, scripts={"postinstall": "node built.js"}
         )
-        wanted = f"Bearer {SECRET}"
-    registry.guarded |= {path: wanted for path in registry.files if "guarded" in path}
+    registry.guarded |= {path: f"Basic {pair}" for path in registry.files if "guarded" in path}
     result = completed(client, f"build-{kind}", **{kind: [f"guarded{kind}"]})
     assert SECRET not in json.dumps(result)
     found = json.loads(client.run(f"build-{kind}", READ)["stdout"])

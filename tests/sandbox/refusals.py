@@ -253,6 +253,23 @@ def _filter_on_a_socket():
         sock.setsockopt(socket.SOL_SOCKET, 26, program)  # SO_ATTACH_FILTER
 
 
+def _filter_of_all() -> tuple[object, bytes]:
+    code = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0x7FFF0000))
+    return code, struct.pack("=HxxxxxxQ", 1, ctypes.addressof(code))
+
+
+@act("filter of its own")
+def _filter_of_its_own():
+    _kept, program = _filter_of_all()
+    call(317, 1, 0, program)
+
+
+@act("filter of its own by prctl")
+def _filter_of_its_own_by_prctl():
+    _kept, program = _filter_of_all()
+    call(157, 22, 2, program, 0, 0)
+
+
 @act("add an address")
 def _add_an_address():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

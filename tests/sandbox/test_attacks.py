@@ -52,7 +52,7 @@ WITHOUT_THE_FILTER = """
     unshare user/clone user/clone time/clone parent/clone3/open_tree/name_to_handle_at/add_key/
     keyctl/vmsplice/mbind/move_pages/aio/ptrace traceme/ptrace parent/process_vm_readv/
     process_vm_writev/kcmp/pidfd_getfd/limits of process 1/personality/filter on a socket/
-    socket mptcp/socket netlink generic/
+    filter of its own/filter of its own by prctl/socket mptcp/socket netlink generic/
     socket netlink diag/socket netlink uevent/namespace root mounts/namespace root sniffs
 """.replace("\n", "").split("/")
 """What a program could do in a box that has everything but the filter."""

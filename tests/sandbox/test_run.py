@@ -85,6 +85,27 @@ async def test_process_1_killed_at_the_memory_limit_is_the_memory_limit(exceeded
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("status", [0, 1 << 8, 126 << 8, 9])
+async def test_what_ended_before_its_program_began_has_no_exit_code(
+    status: int, begun: bool
+) -> None:
+    run = started(5)
+    if not begun:
+        run._started = asyncio.get_running_loop().create_future()
+    run.heard({"event": "ended", "status": status, "at_ns": 1000, "cpu_ns": 0}, [])
+    run.box_exited()
+    await run.until_end(asyncio.Event())
+    if begun:
+        assert (await run.result(())).exit_code == (137 if status == 9 else status >> 8)
+    else:
+        with pytest.raises(InternalError) as failed:
+            await run.result(())
+        assert failed.value.code == "execution_failed"
+    await _let_go(run)
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     "message",
     [

@@ -108,6 +108,8 @@ ARGUMENTS: Sequence[tuple[str, tuple[int, ...], str]] = (
     ("ioctl", (0, 0x541C), "EPERM"),  # TIOCLINUX
     ("ioctl", (0, 0x5423), "EPERM"),  # TIOCSETD
     ("prctl", (15,), "allowed"),  # PR_SET_NAME
+    ("prctl", (22, 2), "EPERM"),  # PR_SET_SECCOMP
+    ("prctl", (21,), "allowed"),  # PR_GET_SECCOMP
     ("prctl", (35,), "EPERM"),  # PR_SET_MM
     ("prctl", (0x59616D61,), "EPERM"),  # PR_SET_PTRACER
     ("sched_setscheduler", (0, 5, 0), "allowed"),

@@ -289,6 +289,7 @@ async def test_over_quota_no_file_is_kept_but_data_is(world: World) -> None:
     await world.create()
     result = await world.run(f"open('big', 'w').write('x' * 101)\n{INCREMENT}")
     assert (result.exit_code, result.files_error) == (0, "quota_exceeded")
+    assert any("the files of a session may be at most" in words for words in result.warnings)
     assert (result.files_modified, result.data) == ((), '{"count":1}')
     assert await world.paths() == []
 
@@ -623,6 +624,29 @@ async def test_closing_lets_runs_finish_and_refuses_new_ones(world: World, tmp_p
     await closing
 
 
+async def test_a_grace_can_be_cut_short(world: World) -> None:
+    """The run ends at once, the one behind it has not begun, and both are told so."""
+    await world.create()
+    out: list[str] = []
+    code = "import time; print('up', flush=True); time.sleep(600)"
+    first = asyncio.create_task(
+        world.sessions.run("s", RunRequest(code=code), lambda _, text: out.append(text))
+    )
+    await until(lambda: bool(out))
+    second = asyncio.create_task(world.run("pass"))
+    await until(lambda: world.sessions.busy == 2)
+    closing = asyncio.create_task(world.sessions.close(3600))
+    with pytest.raises(UnavailableError) as caught:
+        await second
+    assert caught.value.extra == {"message": "the run had not begun"}
+    assert not first.done()
+    world.sessions.hurry()
+    await closing
+    with pytest.raises(UnavailableError) as caught:
+        await first
+    assert caught.value.extra["stdout"] == "up\n"
+
+
 async def test_after_the_grace_runs_end_without_a_commit(world: World) -> None:
     await world.create()
     code = f"{INCREMENT}\nimport time; print('up', flush=True); time.sleep(600)"
@@ -636,6 +660,9 @@ async def test_after_the_grace_runs_end_without_a_commit(world: World) -> None:
         await task
     assert caught.value.code == "shutting_down"
     assert caught.value.retry_after_seconds
+    assert caught.value.extra["run_id"].startswith("run_")
+    assert caught.value.extra["stdout"] == "up\n"
+    assert "ended before" in caught.value.extra["message"]
     assert not world.driver.boxes
     assert (await world.records.get("s")).data == "{}"
 

@@ -22,10 +22,14 @@ from era.storage.blobs.local import LocalBlobs  # noqa: E402
 from era.storage.blobs.objects import ObjectBlobs  # noqa: E402
 from era.storage.records.postgres import PostgresRecords  # noqa: E402
 from era.storage.records.sqlite import SqliteRecords  # noqa: E402
+from era.storage.worker.blobs import WorkerBlobs  # noqa: E402
+from era.storage.worker.client import StateClient  # noqa: E402
+from era.storage.worker.records import WorkerRecords  # noqa: E402
 from tests.fakes.blobs import MemoryBlobs  # noqa: E402
 from tests.fakes.records import MemoryRecords  # noqa: E402
 from tests.servers.objects import Objects  # noqa: E402
 from tests.servers.postgres import Postgres  # noqa: E402
+from tests.servers.worker import Worker  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +73,14 @@ def postgres_url(postgres_server: Postgres, empty_postgres: str) -> Iterator[str
     postgres_server.drop(name)
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(
+    params=[
+        "memory",
+        "sqlite",
+        "postgres",
+        pytest.param("worker", marks=pytest.mark.xdist_group("worker")),
+    ]
+)
 async def records(request: pytest.FixtureRequest) -> AsyncIterator[Records]:
     """An empty keeper of records."""
     keeper: Records
@@ -77,6 +88,11 @@ async def records(request: pytest.FixtureRequest) -> AsyncIterator[Records]:
         keeper = MemoryRecords()
     elif request.param == "sqlite":
         keeper = SqliteRecords(request.getfixturevalue("database"))
+    elif request.param == "worker":
+        worker: Worker = request.getfixturevalue("worker_server")
+        worker.empty()
+        path = str(request.getfixturevalue("tmp_path") / "copy.db")
+        keeper = await asyncio.to_thread(WorkerRecords, path, worker.client())
     else:
         keeper = PostgresRecords(request.getfixturevalue("postgres_url"))
     yield keeper
@@ -120,13 +136,22 @@ class ColdBlobs(ObjectBlobs):
         await super().export(items)
 
 
-@pytest.fixture(params=["memory", "local", "s3", "s3-cold"])
+async def nowhere(_blob: str) -> None:
+    """No session at the Worker has a blob."""
+
+
+@pytest.fixture(params=["memory", "local", "s3", "s3-cold", "worker"])
 async def blobs(
     request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
 ) -> AsyncIterator[Blobs]:
     """An empty keeper of blobs.  The cold one has nothing in its cache, ever."""
     if request.param == "memory":
         yield MemoryBlobs(clock=clock)
+    elif request.param == "worker":
+        local = LocalBlobs(str(tmp_path / "blobs"), clock=clock, durable=False)
+        copies = WorkerBlobs(local, StateClient("http://127.0.0.1:1", ""), nowhere)
+        yield copies
+        await copies.close()
     elif request.param == "local":
         keeper = LocalBlobs(str(tmp_path / "blobs"), clock=clock)
         yield keeper

@@ -90,7 +90,8 @@ def history_that_copies_need_is_forgotten(patch: pytest.MonkeyPatch) -> None:
         entries.c.uid == param("of"),
         entries.c.until <= param("revision"),
     )
-    patch.setattr(entry_statements, "forget_entries", delete(entries).where(ended))
+    forget = delete(entries).where(ended).returning(entries.c.until)
+    patch.setattr(entry_statements, "forget_entries", forget)
 
 
 def test_quotas_that_are_not_kept_are_found(

@@ -60,6 +60,8 @@ class Health(HealthData):
     timestamp: str
     uptime_seconds: int
     isolation: Isolation
+    in_progress: int
+    """Runs, setups and what follows on them."""
     languages: dict[str, str]
     success: bool
     data: HealthData

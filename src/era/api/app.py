@@ -51,7 +51,10 @@ def create_app(sessions: Sessions, options: Options) -> FastAPI:
         redirect_slashes=False,
     )
     described = openapi.document(
-        OPERATIONS, version=options.version, authenticated=bool(options.api_keys)
+        OPERATIONS,
+        version=options.version,
+        authenticated=bool(options.api_keys),
+        bounds=options.bounds,
     )
 
     async def describe(_call: Call) -> Response:

@@ -10,21 +10,32 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from era.api import precise
 from era.api.answers import ENVELOPED, JSON
 from era.api.answers_schema import EnvelopedError, Error
+from era.api.options import Bounds
 from era.api.routing import ANY, Operation
 from era.errors import CODES
 
 _REFERENCE: Final = "#/components/schemas/{model}"
-_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "TRACE")
+_BODILESS: Final = ("GET", "HEAD", "TRACE")
+_EVENTS: Final = "text/event-stream"
 _ANY: Final = "x-any-method"
+_OF_JSON_BODIES: Final = ("invalid_json", "invalid_body", "body_too_large", "server_busy")
 _COMMON: Final = ("unauthorized", "shutting_down", "internal")
 _PARAMETER: Final = re.compile(r"{(\w+)(?::\w+)?}")
 
 Json = dict[str, Any]
 
 
-def document(operations: Iterable[Operation], *, version: str, authenticated: bool) -> Json:
+def document(
+    operations: Iterable[Operation],
+    *,
+    version: str,
+    authenticated: bool,
+    bounds: Bounds = Bounds(),  # noqa: B008 - frozen
+) -> Json:
     """The whole document."""
     all_operations = tuple(operations)
     references, schemas = _schemas(all_operations)
@@ -45,7 +56,7 @@ def document(operations: Iterable[Operation], *, version: str, authenticated: bo
         "info": {"title": "ERA", "version": version},
         "paths": paths,
         "components": {
-            "schemas": schemas,
+            "schemas": precise.refined(schemas, bounds),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -86,10 +97,14 @@ def _operation(operation: Operation, method: str, references: References) -> Jso
     }
     if operation.method == ANY:
         out[_ANY] = True
-    if operation.body is True:
+    if operation.open:
+        out["security"] = [{}, {"key": []}] if operation.method == ANY else []
+    if operation.body is True and method not in _BODILESS:
         out["requestBody"] = _content("*/*", {"type": "string", "format": "binary"})
     elif isinstance(operation.body, type):
-        out["requestBody"] = _content(JSON, references[operation.body])
+        members = operation.body.model_fields.values()
+        required = {"required": True} if any(m.is_required() for m in members) else {}
+        out["requestBody"] = required | _content(JSON, references[operation.body])
     return out
 
 
@@ -102,13 +117,31 @@ def _content(media_type: str, schema: Json) -> Json:
     return {"content": {media_type: {"schema": schema}}}
 
 
+def _raw(media_type: str) -> Json:
+    """An answer that is not JSON."""
+    if media_type == _EVENTS:
+        return {"description": "Events: `stdout` and `stderr`, at the end `done` or `error`."}
+    return {"type": "string", "format": "binary"}
+
+
 def _parameters(operation: Operation) -> list[Json]:
     in_path = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": precise.IN_PATH.get(name, {"type": "string"}),
+        }
         for name in _PARAMETER.findall(operation.path)
     ]
     in_query = [
-        {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
+        {
+            "name": name,
+            "in": "query",
+            "description": text,
+            "required": name in precise.REQUIRED_IN_QUERY,
+            "schema": precise.IN_QUERY.get(name, {"type": "string"}),
+        }
         for name, text in operation.query.items()
     ]
     return in_path + in_query
@@ -116,12 +149,13 @@ def _parameters(operation: Operation) -> list[Json]:
 
 def _responses(operation: Operation, references: References) -> Json:
     if isinstance(operation.answer, str):
-        success = _content(operation.answer, {"type": "string", "format": "binary"})
+        success = _content(operation.answer, _raw(operation.answer))
     else:
         success = _content(JSON, references[operation.answer])
     out: Json = {str(operation.status): {"description": operation.summary, **success}}
     codes: dict[int, list[str]] = {}
-    for name in (*operation.errors, *_COMMON):
+    of_body = _OF_JSON_BODIES if isinstance(operation.body, type) else ()
+    for name in (*of_body, *operation.errors, *_COMMON):
         codes.setdefault(CODES[name].status, []).append(name)
     for status, names in sorted(codes.items()):
         described = {"description": ", ".join(dict.fromkeys(names))}

@@ -263,6 +263,8 @@ class Operation:
     body: type[BaseModel] | bool | None = None
     query: Mapping[str, str] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
+    open: bool = False
+    """Whether it is served without an API key; one for any method has a rule of its own."""
 
 
 class Resource:

@@ -8,12 +8,14 @@ out, except certificates, whose content is handed on.
 
 from __future__ import annotations
 
+import base64
 import configparser
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 import structlog
 
@@ -52,18 +54,21 @@ def find(settings: Settings) -> Ways:
     if settings.goproxy and "GOSUMDB" not in go:
         # A mirror answers for the checksums too, or has no way to: the operator vouches for it.
         go["GOSUMDB"] = "off"
+    registry, auth = _without_auth(settings.npm_registry or npm.get("registry"))
+    npmrc = [
+        line
+        for name, value in npm.items()
+        if _NPM_AUTH.fullmatch(name) or _NPM_SCOPE.fullmatch(name)
+        for line in _npmrc_lines(name, value)
+    ]
     more = () if settings.pip_index_url else tuple(pip.get("extra-index-url", "").split())
     return Ways(
         mirrors=Mirrors(
             pip_index_url=pip_index,
             pip_extra_index_urls=more,
             pip_trusted_hosts=tuple(pip.get("trusted-host", "").split()),
-            npm_registry=settings.npm_registry or npm.get("registry"),
-            npmrc=tuple(
-                f"{name}={value}"
-                for name, value in npm.items()
-                if _NPM_AUTH.fullmatch(name) or _NPM_SCOPE.fullmatch(name)
-            ),
+            npm_registry=registry,
+            npmrc=(*npmrc, *auth),
             goproxy=goproxy,
             go=go,
             certificates=_certificates(variables, pip.get("cert"), npm.get("cafile")),
@@ -138,6 +143,25 @@ def _assignments(path: str, variables: Mapping[str, str]) -> Iterator[tuple[str,
         if equals and not name.lstrip().startswith(("#", ";")):
             whole = _REFERENCE.sub(lambda found: variables.get(found[1], found[0]), value.strip())
             yield name.strip(), whole.strip("\"'")
+
+
+def _npmrc_lines(name: str, value: str) -> tuple[str, ...]:
+    if not _NPM_SCOPE.fullmatch(name):
+        return (f"{name}={value}",)
+    url, auth = _without_auth(value)
+    return (f"{name}={url}", *auth)
+
+
+def _without_auth(url: str | None) -> tuple[str | None, tuple[str, ...]]:
+    """A registry, and what npmrc has to say for its user and password: npm writes URLs into its cache
+    and its logs as they are."""
+    parts = urlsplit(url or "")
+    if parts.username is None:
+        return url, ()
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])
+    at = f"//{bare.netloc}{bare.path.rstrip('/')}/"
+    return bare.geturl(), (f"{at}:_auth={base64.b64encode(pair.encode()).decode()}",)
 
 
 # --- Go ---------------------------------------------------------------------------------------

@@ -21,6 +21,9 @@ from era.storage.base import Blobs
 from era.storage.blobs.local import LocalBlobs
 from era.storage.leases import Node
 from era.storage.records.keeper import DatabaseRecords
+from era.storage.worker.blobs import LocalBytes, WorkerBlobs
+from era.storage.worker.client import StateClient
+from era.storage.worker.records import WorkerRecords
 
 
 class Claim(Protocol):
@@ -44,6 +47,8 @@ async def open_records(settings: Settings, state: StateDir) -> DatabaseRecords:
         StartError: PostgreSQL cannot be used.
         EraError: the file cannot.
     """
+    if settings.state_driver == "worker":
+        return await asyncio.to_thread(_worker_records, settings, state)
     if not settings.database_url:
         from era.storage.records.sqlite import SqliteRecords
 
@@ -64,6 +69,8 @@ async def open_blobs(settings: Settings, state: StateDir, records: DatabaseRecor
         StartError: the store cannot be used, or is not the one that holds the database's files.
         EraError: the directory cannot.
     """
+    if isinstance(records, WorkerRecords):
+        return _worker_blobs(settings, state, records)
     if not settings.blobs_url:
         if await records.known_fact(_IDENTITY) is not None:
             raise StartError(
@@ -88,6 +95,21 @@ async def open_blobs(settings: Settings, state: StateDir, records: DatabaseRecor
             "Set ERA_BLOBS_URL to the store that was used with this database before.",
         )
     return blobs
+
+
+def _worker_records(settings: Settings, state: StateDir) -> WorkerRecords:
+    client = StateClient(settings.state_url, settings.state_token)
+    content = LocalBytes(state.of("blobs"))
+    try:
+        return WorkerRecords(state.of("era.db"), client, content)
+    except EraError as error:
+        hint = "Check ERA_STATE_URL and ERA_STATE_TOKEN, and that the Worker answers."
+        raise _unusable("the Worker's state", error, hint) from error
+
+
+def _worker_blobs(settings: Settings, state: StateDir, records: WorkerRecords) -> Blobs:
+    client = StateClient(settings.state_url, settings.state_token)
+    return WorkerBlobs(LocalBlobs(state.of("blobs"), durable=False), client, records.where)
 
 
 async def _belongs(claim: Claim, records: DatabaseRecords) -> bool:

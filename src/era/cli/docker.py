@@ -70,3 +70,17 @@ def run(tag: str | None) -> int:
 def check(url: str | None) -> int:
     """Look at a running service."""
     return run_script("era-agent/test-docker.sh", [url] if url else [])
+
+
+def deploy(*, yes: bool, keep: bool, clean: bool, skip_build: bool, dry_run: bool) -> int:
+    """Build the image and deploy the Worker."""
+    given = {
+        "--yes": yes,
+        "--keep": keep,
+        "--clean": clean,
+        "--skip-build": skip_build,
+        "--dry-run": dry_run,
+    }
+    return run_script(
+        "cloudflare/build-and-deploy.sh", [flag for flag, wanted in given.items() if wanted]
+    )

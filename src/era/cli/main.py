@@ -228,6 +228,35 @@ def version(*, common: Injected) -> int:
     return run(common)
 
 
+@app.command
+def deploy(
+    *,
+    yes: Switch = False,
+    keep: Switch = False,
+    clean: Switch = False,
+    skip_build: Switch = False,
+    dry_run: Switch = False,
+) -> int:
+    """Build the image and deploy it with the Worker to Cloudflare, in a source tree.
+
+    Parameters
+    ----------
+    yes
+        Ask nothing.
+    keep
+        Leave the generated Docker files.
+    clean
+        Remove the generated Docker files, without asking.
+    skip_build
+        Do not build the image here first.
+    dry_run
+        Print the commands and run none of them.
+    """
+    from era.cli.docker import deploy as run
+
+    return run(yes=yes, keep=keep, clean=clean, skip_build=skip_build, dry_run=dry_run)
+
+
 docker = App(name="docker", help="Make, build, run and test the Docker image, in a source tree.")
 app.command(docker)
 

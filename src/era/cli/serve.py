@@ -23,6 +23,7 @@ from era.assemble import StartError
 from era.cli.common import Common
 from era.config import Settings, load, misspelt
 from era.errors import CODES, EraError
+from era.sessions.service import Sessions
 
 CANNOT_START: Final = 1
 _OPEN_FILES: Final = 65_536
@@ -147,7 +148,7 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         stop = asyncio.Event()
         app = create_app(service.sessions, options(settings, stop))
         server = http_server(app)
-        _on_signals(stop, server)
+        _on_signals(stop, service.sessions, server)
         ending = asyncio.create_task(_end(stop, service, server, settings.shutdown_grace))
         _announce(settings, listener, service)
         await server.serve(sockets=[listener])
@@ -156,10 +157,18 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         await service.close()
 
 
-def _on_signals(stop: asyncio.Event, server: Server) -> None:
+def _on_signals(stop: asyncio.Event, sessions: Sessions, server: Server) -> None:
+    hurried = False
+
     def told() -> None:
-        if stop.is_set():  # told twice: at once
+        """Once: runs get their grace.  Twice: it is over.  Three times: nothing is waited for."""
+        nonlocal hurried
+        if hurried:
             server.force_exit = server.should_exit = True
+        elif stop.is_set():
+            hurried = True
+            _log.info("stopping at once")
+            sessions.hurry()
         stop.set()
 
     loop = asyncio.get_running_loop()

@@ -49,9 +49,9 @@ _DIRECT_BYTES: Final = 1 << 16
 _log = structlog.get_logger("era.runs")
 
 
-def shutting_down() -> UnavailableError:
-    """The answer of a server that stops."""
-    return UnavailableError("shutting_down", retry_after_seconds=5)
+def shutting_down(**more: str) -> UnavailableError:
+    """The answer of a server that stops; `more` tells of a run that it ended."""
+    return UnavailableError("shutting_down", retry_after_seconds=5, **more)
 
 
 def deleted(run: Active) -> EraError:
@@ -303,6 +303,8 @@ class Runs:
         queued_ms: int,
     ) -> RunResult:
         warnings = (*snapshot.warnings, *self._parts.driver.unenforced, *ended.warnings)
+        if kept.files_error == "quota_exceeded":
+            warnings += (self._limits.quota.text,)
         return RunResult(
             run_id=run.run_id,
             vm_id=vm_id,

@@ -54,6 +54,7 @@ from era.sessions.specs import sealed_spec, without_envs
 from era.sessions.sweep import Sweeper
 from era.sessions.vms import Vms
 from era.storage.leases import Holder
+from era.waiting import ended
 
 
 class Sessions:
@@ -90,6 +91,7 @@ class Sessions:
             parts, limits, self._runs, self._files, self._forget, self._refuse_when_closing
         )
         self._closing = False
+        self._hurried = asyncio.Event()
         self._ending: set[asyncio.Future[None]] = set()
 
     # -- the service --
@@ -112,7 +114,7 @@ class Sessions:
         for run in runs.all():
             if run.phase is Phase.QUEUED:
                 run.kill(_stopped)
-        await _all_over(runs.all(), grace_seconds)
+        await self._grace(grace_seconds)
         for run in runs.all():
             run.kill(_stopped)
         await _all_over(runs.all(), None)
@@ -124,6 +126,18 @@ class Sessions:
         await self._packages.close()
         if self._modules is not None:
             await self._modules.close()
+
+    def hurry(self) -> None:
+        """The grace that `close` gives is over."""
+        self._hurried.set()
+
+    async def _grace(self, seconds: float) -> None:
+        over = asyncio.ensure_future(_all_over(self._runs.registry.all(), seconds))
+        hurried = asyncio.ensure_future(self._hurried.wait())
+        try:
+            await asyncio.wait((over, hurried), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await ended((over, hurried))
 
     def make_ready(self) -> None:
         """Make in the background what setups can do without, but are quicker with."""
@@ -472,8 +486,16 @@ def _modules(parts: Parts, limits: SessionLimits) -> Modules | None:
     return Modules(parts.modules_dir, parts.driver, parts.tools, limits.modules)
 
 
-def _stopped(_: Active) -> EraError:
-    return shutting_down()
+def _stopped(run: Active) -> EraError:
+    if run.phase is Phase.QUEUED:
+        return shutting_down(message="the run had not begun")
+    output = run.output
+    return shutting_down(
+        message="the run was ended before its program had; nothing of it was kept",
+        run_id=run.run_id,
+        stdout=output.text("stdout"),
+        stderr=output.text("stderr"),
+    )
 
 
 async def _all_over(runs: tuple[Active, ...], timeout_seconds: float | None) -> None:

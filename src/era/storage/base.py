@@ -40,6 +40,13 @@ class Quota:
     total_bytes: int
     count: int
 
+    @property
+    def text(self) -> str:
+        """The bounds, for who has passed one of them."""
+        bounds = [f"{self.total_bytes} bytes"] if self.total_bytes else []
+        bounds += [f"{self.count} files"] if self.count else []
+        return f"the files of a session may be at most {' and '.join(bounds)}; no change was kept"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCommit:
@@ -421,3 +428,6 @@ class Export:
     mode: int
     mtime_ns: int
     owner: int | None = None
+    separate: bool = False
+    """Whether a file that has these bytes may lie beside it: it is never the same inode then, which
+    programs would take for one file with two names."""

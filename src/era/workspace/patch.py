@@ -36,6 +36,9 @@ class Patch:
 
     dir_fd: int
     owner: int | None
+    anew: bool = False
+    """Whether the directory was empty, so that all that is in it is known."""
+    _placed: set[str] = field(default_factory=set)
     _looks: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def remove(self, removed: Iterable[RelPath], written: Iterable[FileEntry]) -> None:
@@ -130,6 +133,8 @@ class Patch:
         else:
             beneath.remove_tree(directories[above], name)
             self._looks.pop(entry.path, None)
+        separate = not self.anew or entry.blob in self._placed
+        self._placed.add(entry.blob)
         return Export(
             blob=entry.blob,
             dir_fd=directories[above],
@@ -137,6 +142,7 @@ class Patch:
             mode=entry.mode & 0o777,
             mtime_ns=entry.mtime_ns,
             owner=self.owner,
+            separate=separate,
         )
 
     def _dropped(self, path: str) -> bool:

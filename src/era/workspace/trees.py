@@ -33,7 +33,7 @@ _BATCH: Final = 128
 
 _FILES: Final = "files"
 _REVISION: Final = "revision"
-_FORM: Final = 1
+_FORM: Final = 2
 """Counts changes in how trees are laid out; trees of another form are made anew."""
 
 
@@ -190,7 +190,7 @@ class Trees:
             beneath.remove_tree(home, _FILES)
         files = beneath.make_dirs(home, _FILES, owner=self.owner, mode=IMPLIED[0])
         opened.callback(os.close, files)
-        return Patch(dir_fd=files, owner=self.owner)
+        return Patch(dir_fd=files, owner=self.owner, anew=anew)
 
     def _drop(self, name: str | bytes) -> None:
         root = self._open_root()

@@ -226,3 +226,35 @@ async def test_a_finished_setup_is_copied_with_result_and_layer(records: Records
         copy = await records.duplicate("s", f"copy-{status}", 9, data=None, include_files=None)
         assert copy.setup == done
     assert await records.claim_setup() is None
+
+
+async def gone_since(records: Records, uid: int, since: int) -> set[str] | None:
+    """What a tree of that revision has to lose; None: it has to be made anew."""
+    found = await records.manifest_diff(uid, since)
+    return None if found is None else set(found.removed)
+
+
+async def test_what_a_copy_hid_stays_gone_when_it_takes_over_the_rest(records: Records) -> None:
+    await full_session(records)
+    uid = (await records.duplicate("s", "t", 9, data=None, include_files=True)).uid
+    await upload(records, file("y", "1"), file("y", "2"), name="t")
+    behind = (await records.get("t")).files_revision
+    await records.delete_file("t", RelPath("c"), recursive=False, now_ms=9)
+    assert await gone_since(records, uid, behind) == {"c"}
+    await records.delete("s")
+    await records.prune_history(lambda _: behind)  # the tree of `behind` still is there
+    assert await gone_since(records, uid, behind) in ({"c"}, None)
+
+
+async def test_history_that_a_copy_kept_is_not_taken_for_the_whole(records: Records) -> None:
+    uid = (await make(records)).uid
+    await upload(records, file("x", "1"), file("y", "1"))
+    await records.duplicate("s", "t", 9, data=None, include_files=True)
+    await upload(records, file("x", "2"), file("y", "2"))
+    await upload(records, file("z"))
+    behind = (await records.get("s")).files_revision
+    await records.delete_file("s", RelPath("z"), recursive=False, now_ms=9)
+    await records.prune_history(lambda _: 99)
+    await records.delete("t")
+    await records.prune_history(lambda _: 99)
+    assert await gone_since(records, uid, behind) in ({"z"}, None)

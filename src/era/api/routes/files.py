@@ -132,7 +132,7 @@ OPERATIONS: Final = (
         path=_FILE,
         handler=get_file,
         summary="The bytes of a file",
-        answer=media.DEFAULT,
+        answer="*/*",
         query={"download": "1: to be saved under its name."},
         errors=("invalid_path", "reserved_path", "session_not_found", "file_not_found"),
     ),

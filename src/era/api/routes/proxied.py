@@ -26,6 +26,7 @@ OPERATIONS: Final = (
         answer="*/*",
         body=True,
         errors=ERRORS,
+        open=True,
     ),
 )
 

@@ -36,6 +36,7 @@ async def health(call: Call) -> Response:
             "tier": call.sessions.tier,
             "unenforced": list(call.sessions.unenforced),
         },
+        "in_progress": call.sessions.busy,
         "languages": {n: v for n, v in call.sessions.versions.items() if n in LANGUAGES},
         "success": not failed,
         "data": about,
@@ -52,7 +53,12 @@ async def health(call: Call) -> Response:
 
 OPERATIONS: Final = (
     Operation(
-        method="GET", path="/", handler=index, summary="Name and version", answer=schema.Index
+        method="GET",
+        path="/",
+        handler=index,
+        summary="Name and version",
+        answer=schema.Index,
+        open=True,
     ),
     Operation(
         method="GET",
@@ -61,5 +67,6 @@ OPERATIONS: Final = (
         summary="Whether the server can serve runs",
         answer=schema.Health,
         errors=("isolation_unavailable",),
+        open=True,
     ),
 )

@@ -270,7 +270,7 @@ OPERATIONS: Final = (
         path=_FILE,
         handler=get_vm_file,
         summary="The bytes of a file of a VM",
-        answer=media.DEFAULT,
+        answer="*/*",
         query={"download": "1: to be saved under its name."},
         errors=(*_PATH_ERRORS, "file_not_found"),
     ),

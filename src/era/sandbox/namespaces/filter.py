@@ -61,7 +61,7 @@ REFUSED: Final = frozenset(
     migrate_pages modify_ldt mount mount_setattr move_mount move_pages name_to_handle_at
     nfsservctl open_by_handle_at open_tree open_tree_attr perf_event_open pidfd_getfd pivot_root
     process_madvise process_mrelease process_vm_readv process_vm_writev ptrace quotactl
-    quotactl_fd reboot request_key setdomainname sethostname setns settimeofday statmount
+    quotactl_fd reboot request_key seccomp setdomainname sethostname setns settimeofday statmount
     swapoff swapon syslog umount2 unshare userfaultfd vhangup vmsplice
     """.split()
 )
@@ -90,7 +90,7 @@ ALLOWED: Final = frozenset(
     rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend
     rt_sigtimedwait rt_tgsigqueueinfo sched_get_priority_max sched_get_priority_min
     sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval
-    sched_yield seccomp select
+    sched_yield select
     semctl semget semop semtimedop sendfile sendmmsg sendmsg sendto set_mempolicy set_robust_list
     set_tid_address setfsgid setfsuid setgid setgroups setitimer setpgid setregid
     setresgid setresuid setreuid setsid setuid setxattr shmat shmctl shmdt shutdown
@@ -132,6 +132,7 @@ _PERSONALITIES: Final = (0, 0x0040000, 0xFFFFFFFF)  # PER_LINUX, no randomisatio
 _TIOCSTI: Final = 0x5412
 _TIOCLINUX: Final = 0x541C
 _TIOCSETD: Final = 0x5423
+_PR_SET_SECCOMP: Final = 22
 _PR_SET_MM: Final = 35
 _PR_SET_PTRACER: Final = 0x59616D61
 
@@ -170,12 +171,13 @@ CHECKED: Final[Mapping[str, tuple[Check, ...]]] = {
         Check(EAFNOSUPPORT),
     ),
     # Compiled filters are counted for the whole host (net.core.bpf_jit_limit): where one box had all the
-    # room, no other could have its seccomp filter, and none would start.
+    # room, no other could have its seccomp filter, and none would start.  So no program may set one, of
+    # either kind.
     "setsockopt": (Check(EPERM, (When(1, (_SOL_SOCKET,)), When(2, _SO_ATTACH))), _OTHERWISE),
     "socketpair": (Check(ALLOW, (When(0, (1,)),)), Check(EAFNOSUPPORT)),
     "personality": (Check(ALLOW, (When(0, _PERSONALITIES),)), Check(EPERM)),
     "ioctl": (Check(EPERM, (When(1, (_TIOCSTI, _TIOCLINUX, _TIOCSETD)),)), _OTHERWISE),
-    "prctl": (Check(EPERM, (When(0, (_PR_SET_MM, _PR_SET_PTRACER)),)), _OTHERWISE),
+    "prctl": (Check(EPERM, (When(0, (_PR_SET_SECCOMP, _PR_SET_MM, _PR_SET_PTRACER)),)), _OTHERWISE),
     # Limits of other processes, process 1 of the box above all, are none of a program's business.
     # The core limit stays what it is (policy.rlimits); programs that lower it go on.
     "prlimit64": (

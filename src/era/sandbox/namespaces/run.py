@@ -389,7 +389,9 @@ class Run:
         # At the limit the kernel may choose process 1, or the whole group (memory.oom.group).
         if self._failure is not None and not oom:
             raise refused(*self._failure)
-        if self._status is None and not (oom or self._timed_out or self._cancelled):
+        # Ended before its program began, it was ours: its status says nothing of a program.
+        told = self._status is not None and self.begun
+        if not (told or oom or self._timed_out or self._cancelled):
             raise InternalError("execution_failed", details="the box ended unexpectedly")
         started = self._started.result() if self._started.done() else time.monotonic_ns()
         stdout, stderr = self._pumps

@@ -269,6 +269,8 @@ class Shelf:
         with self._lock:
             try:
                 found = os.stat(path)
+                if item.separate and found.st_nlink > 1:
+                    return False
                 if not _looks(found, item) and not (found.st_nlink == 1 and _dress(path, item)):
                     return False
                 os.link(path, item.name, dst_dir_fd=item.dir_fd)

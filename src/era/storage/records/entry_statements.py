@@ -231,8 +231,11 @@ gone_since: Final = Twin(
         ),
     ),
 )
+# It may have begun later already: copies keep some entries for longer than those that came after.
 raise_history: Final = (
-    update(sessions).where(sessions.c.uid == param("of")).values(history_from=param("history_from"))
+    update(sessions)
+    .where(sessions.c.uid == param("of"), sessions.c.history_from < param("history_from"))
+    .values(history_from=param("history_from"))
 )
 sessions_with_history: Final = select(entries.c.uid).where(entries.c.until != null()).distinct()
 _closed: Final = and_(_own, entries.c.until <= param("revision"))
@@ -245,10 +248,8 @@ _copies_that_see: Final = (
     )
     .correlate(entries)
 )
-last_forgotten: Final = select(func.max(entries.c.until), func.count()).where(
-    _closed, ~_copies_that_see
-)
-forget_entries: Final = delete(entries).where(_closed, ~_copies_that_see)
+forget_entries: Final = delete(entries).where(_closed, ~_copies_that_see).returning(entries.c.until)
+"""When each of them had ended.  Asked beforehand it might be others: copies come and go."""
 
 # --- copies -------------------------------------------------------------------------------------
 

@@ -259,11 +259,10 @@ def prune(connection: Connection, keep: Mapping[int, int]) -> int:
     total = 0
     for uid, revision in keep.items():
         upto = {"of": uid, "revision": revision}
-        last, count = connection.execute(entries.last_forgotten, upto).one()
-        if count:
-            connection.execute(entries.forget_entries, upto)
-            connection.execute(entries.raise_history, {"of": uid, "history_from": last})
-            total += count
+        ends = connection.execute(entries.forget_entries, upto).scalars().all()
+        if ends:
+            connection.execute(entries.raise_history, {"of": uid, "history_from": max(ends)})
+            total += len(ends)
     return total
 
 

@@ -234,6 +234,8 @@ static int serve_one(int launcher, const struct filter *filter, int *at_gate)
     control = fds[CONTROL];
     pid_t pid = fork_into(fds[0]);
     if (pid == 0) {
+        memset(programs, 0, sizeof programs); /* other boxes' are nothing for a program to see */
+        memset(pollfds, 0, sizeof pollfds);
         long result = lock_up(&request, fds, number, filter);
         if (result < 0) {
             tell_failed(fds[GIVEN + 3], "program", (int)-result);
