@@ -353,7 +353,7 @@ async def _feed(stdin: asyncio.StreamWriter, data: bytes) -> None:
     stdin.close()
     # Also after a broken pipe: asyncio complains of an error that nobody asked for.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        # Shielded, since asyncio sets the result of what it waits for even if that was cancelled.
+        # Its future is the protocol's own: cancelled with us, it would break the loop's callback.
         await asyncio.shield(stdin.wait_closed())
 
 

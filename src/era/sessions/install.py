@@ -56,6 +56,7 @@ class Tail:
         self._pattern = re.compile(b"|".join(map(re.escape, self._hidden)) or b"(?!)")
         self._kept = {"stdout": bytearray(), "stderr": bytearray()}
         self._held = {"stdout": b"", "stderr": b""}
+        self._recent: dict[str, bytes] = {}
         self.last_line = ""
 
     def feed(self, stream: str, chunk: bytes) -> None:
@@ -69,8 +70,11 @@ class Tail:
         kept += masked
         if len(kept) > 2 * OUTPUT_BYTES:
             del kept[:-OUTPUT_BYTES]
-        text = masked[-4 * _LINE_CHARACTERS :].decode("utf-8", "replace")
-        line = text.replace("\r", "\n").strip().rpartition("\n")[2]
+        # A line may come in pieces, cut anywhere.
+        recent = (self._recent.get(stream, b"") + masked)[-4 * _LINE_CHARACTERS :]
+        self._recent[stream] = recent
+        text = recent.decode("utf-8", "replace")
+        line = text.replace("\r", "\n").strip().rpartition("\n")[2].strip()
         self.last_line = line[:_LINE_CHARACTERS] or self.last_line
 
     def _settled(self, data: bytes) -> int:
@@ -96,12 +100,17 @@ class Tail:
         )
         return out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
 
+    def begin(self) -> None:
+        """Another step begins: what those before it wrote is no line of its own."""
+        self._recent.clear()
+        self.last_line = ""
+
     def clear(self) -> None:
         """Forget everything."""
         for name, kept in self._kept.items():
             kept.clear()
             self._held[name] = b""
-        self.last_line = ""
+        self.begin()
 
     def copy(self) -> Tail:
         """The same so far, going its own way from now on."""
@@ -130,7 +139,7 @@ class Reporter:
 
     async def begin(self, step: Step) -> None:
         """The next step begins."""
-        self.tail.last_line = ""
+        self.tail.begin()
         self._now = SetupProgress(
             step=step.kind,
             step_index=self.before + len(self.finished) + 1,
