@@ -268,6 +268,11 @@ def test_a_setup_that_fails(era: Era) -> None:
     assert info.value.setup.result is not None
     assert info.value.setup.result["step"] == "commands"
     assert "why" in info.value.__notes__[0]
+    assert str(info.value).endswith("(exit code 1): echo why >&2; false")
+    session.retry_setup(Setup(commands=["echo on its output; exit 3"]))
+    with pytest.raises(SetupFailedError, match=r"\(exit code 3\)") as info:
+        session.wait_for_setup(poll_seconds=0.05)
+    assert info.value.__notes__ == ["on its output"]
     session.retry_setup(Setup(commands=["true"]))
     assert session.wait_for_setup(poll_seconds=0.05).finished
 

@@ -353,7 +353,8 @@ async def _feed(stdin: asyncio.StreamWriter, data: bytes) -> None:
     stdin.close()
     # Also after a broken pipe: asyncio complains of an error that nobody asked for.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        await stdin.wait_closed()
+        # Its future is the protocol's own: cancelled with us, it would break the loop's callback.
+        await asyncio.shield(stdin.wait_closed())
 
 
 def _exit(

@@ -92,3 +92,25 @@ def test_no_record_breaks_it(text: bytes, shape: str) -> None:
             found = inventory.installed(folder, ("pip", "npm", "go"))
             assert found["npm"] == found["go"] == []
             assert len(found["pip"]) == 1
+
+
+def test_names_that_are_no_text_for_people_are_left_out(tmp_path: Path) -> None:
+    """As do the names themselves, so does what the records say."""
+    (tmp_path / "python").mkdir()
+    for name in (b"cut\xff-1", b"red\x1b[31m-1", b"two\nlines-1", "größe-1".encode()):
+        os.mkdir(os.fsencode(tmp_path / "python") + b"/" + name + b".dist-info")
+    packages = {
+        "node_modules/ms": {"version": "2.1.3"},
+        "node_modules/zero": {"version": "\0"},
+        "node_modules/half": {"version": "\ud800"},
+        "node_modules/\x1b[2J": {"version": "1"},
+    }
+    write(tmp_path, "node/node_modules/.package-lock.json", json.dumps({"packages": packages}))
+    found = inventory.installed(str(tmp_path), ("pip", "npm"))
+    assert found == {"pip": ["größe==1"], "npm": ["ms==2.1.3"]}
+
+
+def test_a_list_too_long_to_be_read_names_nothing(tmp_path: Path) -> None:
+    packages = {"node_modules/ms": {"version": "2.1.3"}, "": {"more": "x" * (8 << 20)}}
+    write(tmp_path, "node/node_modules/.package-lock.json", json.dumps({"packages": packages}))
+    assert inventory.installed(str(tmp_path), ("npm",)) == {"npm": []}

@@ -9,10 +9,13 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import anyio
 import obstore
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -444,3 +447,68 @@ async def test_a_large_file_streams_both_ways_in_little_memory(
     )
     assert ended.returncode == 0, ended.stderr
     assert int(ended.stdout) < 100
+
+
+async def test_a_blob_stored_again_while_it_is_deleted_is_uploaded(
+    setup: Setup, node: ObjectBlobs, other: ObjectBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = b"again and again"
+    blob = await put(node, data)
+    dropped, stored = asyncio.Event(), asyncio.Event()
+    drop, announce = setup.index.drop, setup.index.announce
+
+    async def drop_and_wait(*args: Any) -> bool:
+        gone = await drop(*args)
+        dropped.set()
+        await stored.wait()
+        return gone
+
+    async def wait_and_announce(*args: Any) -> None:
+        await announce(*args)
+        stored.set()  # it is in the cache, is not known, and now the deletion goes on
+        assert await deleting
+
+    monkeypatch.setattr(setup.index, "drop", drop_and_wait)
+    monkeypatch.setattr(setup.index, "announce", wait_and_announce)
+    deleting = asyncio.create_task(node.delete(blob.hash))
+    await dropped.wait()
+    assert await put(node, data) == blob
+    assert await read(other, blob.hash) == data
+
+
+@pytest.mark.parametrize("meanwhile", ["moved", "dropped"])
+async def test_objects_are_counted_rightly_though_two_nodes_change_them(
+    postgres_url: str, meanwhile: str
+) -> None:
+    """One who moves the rest of an object, while another moves it as well or drops a part of it."""
+    index, names = PostgresRecords(postgres_url), ["a" * 64, "b" * 64]
+    places = [Place(blob=name, object="aa/old", offset=n, size=1) for n, name in enumerate(names)]
+    await index.announce(["aa/old", "aa/new", "aa/other"])
+    await index.fill(places)
+    moved = [replace(place, object="aa/new") for place in places]
+    with psycopg.connect(postgres_url) as other:
+        if meanwhile == "moved":
+            other.execute("UPDATE blobs SET object = 'aa/other'")
+            other.execute("UPDATE objects SET filled = 2, live = 2 WHERE name = 'aa/other'")
+            other.execute("UPDATE objects SET live = 0 WHERE name = 'aa/old'")
+        else:
+            other.execute("DELETE FROM blobs WHERE blob = %s", (names[1],))
+            other.execute("UPDATE objects SET live = live - 1 WHERE name = 'aa/old'")
+            moved.pop()
+        moving = asyncio.create_task(index.move(moved))
+        with psycopg.connect(postgres_url, autocommit=True) as watcher, anyio.fail_after(60):
+            while not watcher.execute(_WAITING).fetchone():
+                await anyio.sleep(0.01)
+        other.commit()
+        await moving
+        counted = other.execute(
+            "SELECT name, live, (SELECT count(*) FROM blobs WHERE object = name) FROM objects"
+        ).fetchall()
+    await index.close()
+    assert {name: live for name, live, _ in counted} == {name: there for name, _, there in counted}
+    assert {name: live for name, live, _ in counted}["aa/new"] == len(moved)
+
+
+_WAITING = (
+    "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)

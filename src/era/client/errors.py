@@ -42,6 +42,8 @@ _CLASSES: Final[Mapping[int, type[EraError]]] = {
 }
 _LIMIT: Final = re.compile(r"(\d+) bytes")
 _OTHER_CLIENT_ERRORS: Final = range(400, 500)
+_COMMAND: Final = 200
+"""Characters shown of a command that failed in a setup."""
 
 
 class ClientError(EraError):
@@ -98,10 +100,22 @@ class SetupFailedError(ClientError):
 
     def __init__(self, setup: SetupInfo) -> None:
         result = setup.result or {}
-        super().__init__(str(result.get("error", "Setup failed")))
+        super().__init__(_of_setup(result))
         self.setup: Final = setup
-        if tail := str(result.get("stderr", "")).strip()[-2000:]:
+        # Many programs say on their output why they fail.
+        written = (str(result.get(name, "")).strip() for name in ("stderr", "stdout"))
+        if tail := next(filter(None, written), "")[-2000:]:
             self.add_note(tail)
+
+
+def _of_setup(result: Mapping[str, Any]) -> str:
+    """What failed in a setup: the kind of step, its exit code, and the command if it was one."""
+    words = str(result.get("error", "Setup failed"))
+    if (code := result.get("exit_code")) is not None:
+        words += f" (exit code {code})"
+    if command := str(result.get("command", "")):
+        words += f": {command if len(command) <= _COMMAND else command[: _COMMAND - 1] + '…'}"
+    return words
 
 
 def from_answer(

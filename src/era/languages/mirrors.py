@@ -60,6 +60,8 @@ def _credentials(urls: str) -> list[str]:
     found = []
     for auth in _URL_AUTH.findall(urls):
         whole = auth.removesuffix("@")
-        password = whole.partition(":")[2]
+        user, _, password = whole.partition(":")
         found += [whole, password, _ESCAPE.sub(lambda hex_: chr(int(hex_[1], 16)), password)]
+        if password:  # installers hide no more than it, where the user may be a token
+            found.append(f"{user}:****")
     return found

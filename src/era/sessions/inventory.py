@@ -24,7 +24,8 @@ Installed = dict[str, list[str]]
 MAX_PACKAGES: Final = 5000
 """Named of each kind."""
 _HEAD_BYTES: Final = 16 << 10
-_LOCK_BYTES: Final = 64 << 20
+_LIST_BYTES: Final = 8 << 20
+"""Read of a list, which packages may have written: as JSON it may need thirty times that in memory."""
 _NAME_CHARACTERS: Final = 300
 _INFO: Final = ".dist-info"
 _FIELD: Final = re.compile(r"^(Name|Version): *(\S+)\s*$", re.MULTILINE)
@@ -53,7 +54,8 @@ def from_text(text: JsonText) -> Installed:
 
 def _listed(names: Iterator[str]) -> Iterator[str]:
     for _, name in zip(range(MAX_PACKAGES), names, strict=False):
-        if len(name) <= _NAME_CHARACTERS:
+        # Packages choose their names, and terminals show them.
+        if len(name) <= _NAME_CHARACTERS and name.isprintable():
             yield name
 
 
@@ -64,7 +66,7 @@ def _python(dir_fd: int) -> Iterator[str]:
         try:
             names = [os.fsdecode(name) for name, _ in beneath.iterate(fd)]
             for name in names:
-                if name.endswith(_INFO):
+                if name.endswith(_INFO) and name.isprintable():
                     head = _text(fd, f"{name}/METADATA", _HEAD_BYTES).partition("\n\n")[0]
                     fields = dict(_FIELD.findall(head))
                     plain, _, version = name.removesuffix(_INFO).rpartition("-")
@@ -76,7 +78,7 @@ def _python(dir_fd: int) -> Iterator[str]:
 def _node(dir_fd: int) -> Iterator[str]:
     """npm keeps a list of all that it has installed, by the paths of the packages."""
     with suppress(jsontext.JsonTextError, AttributeError, TypeError, KeyError):
-        entries: dict[str, Any] = jsontext.loads(_text(dir_fd, NODE_LOCK, _LOCK_BYTES))["packages"]
+        entries: dict[str, Any] = jsontext.loads(_text(dir_fd, NODE_LOCK, _LIST_BYTES))["packages"]
         for path, entry in entries.items():
             if isinstance(entry.get("version"), str):
                 name = entry.get("name") or path.rpartition("node_modules/")[2]
@@ -84,7 +86,7 @@ def _node(dir_fd: int) -> Iterator[str]:
 
 
 def _go(dir_fd: int) -> Iterator[str]:
-    yield from map("==".join, modules(_text(dir_fd, "go/go.mod", _LOCK_BYTES)))
+    yield from map("==".join, modules(_text(dir_fd, "go/go.mod", _LIST_BYTES)))
 
 
 _NAMED: Final = {"pip": _python, "npm": _node, "go": _go}

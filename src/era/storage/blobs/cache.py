@@ -6,6 +6,7 @@ a reboot, which may have lost any part of it, all of it is forgotten.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -59,8 +60,16 @@ class Cache(LocalBlobs):
             if self._used <= self._bound:
                 return
         target = self._bound if self._used is None else int(self._bound * _KEPT_SHARE)
-        before = min([time.time(), *self._writers.values()]) - _STAMP_SECONDS
-        self._used = await self._run(self._shelf.evict, target, before)
+        self._used = await self._run(self._shelf.evict, target, self._unused_before())
+
+    async def forget(self, blob: str) -> None:
+        """Remove `blob`, of which there is no need any more, unless it is in use again."""
+        before = self._unused_before() if self._writers else math.inf
+        await self._run(self._shelf.remove_unused, blob, before)
+
+    def _unused_before(self) -> float:
+        """What was stored since then may be some writer's."""
+        return min([time.time(), *self._writers.values()]) - _STAMP_SECONDS
 
 
 def _forget_after_reboot(root: str) -> None:

@@ -236,7 +236,7 @@ class ObjectBlobs:
     async def _keep(self, place: Place, chunks: AsyncIterator[bytes]) -> None:
         blob = await self._cache.put(chunks)
         if blob.hash != place.blob:
-            await self._cache.delete(blob.hash)
+            await self._cache.forget(blob.hash)
             raise InternalError(text="an object does not hold what it should")
 
     async def exists(self, blob: str) -> bool:
@@ -255,7 +255,7 @@ class ObjectBlobs:
             return True
         if not await self._index.drop(blob, age_seconds, self._now_ms()):
             return False
-        await self._cache.delete(blob)
+        await self._cache.forget(blob)  # it may be stored again by now
         return True
 
     async def older_than(self, age_seconds: float) -> AsyncIterator[str]:

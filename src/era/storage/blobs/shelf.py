@@ -325,6 +325,10 @@ class Shelf:
             self._pins.subtract(blobs)
             self._pins = +self._pins
 
+    def remove_unused(self, blob: str, before: float) -> None:
+        """Remove `blob` unless it is pinned or was stored since `before`."""
+        self._evict(blob, before)
+
     def evict(self, target_bytes: int, before: float) -> int:
         """Remove what was used longest ago until no more than `target_bytes` are left, but nothing
         pinned or used since `before`; how many bytes are left."""

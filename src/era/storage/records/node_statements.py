@@ -117,6 +117,7 @@ fill_object: Final = (
 )
 empty_object: Final = update(objects).where(_object_is).values(live=objects.c.live - 1)
 places: Final = select(*_place).where(_asked_blobs)
+hold_places: Final = places.order_by(blobs.c.blob).with_for_update()
 renew_blobs: Final = update(blobs).where(_asked_blobs).values(stored_at_ms=_now).returning(*_place)
 insert_blob: Final = insert(blobs).values(
     blob=param("blob"),
@@ -170,6 +171,7 @@ move_blob: Final = (
     .where(blobs.c.blob == param("at"))
     .values(object=param("object"), offset=param("offset"))
 )
+hold_object: Final = select(objects.c.name).where(_object_is).with_for_update()
 held_by: Final = select(func.count()).where(blobs.c.object == param("of"))
 leave_object: Final = (
     update(objects).where(_object_is).values(live=param("count"), announced_at_ms=_now)

@@ -96,8 +96,10 @@ def sparse(
 def move(connection: Connection, places: Sequence[Place], now_ms: int | None) -> None:
     """See `BlobIndex.move`."""
     names = sorted({place.blob for place in places})
-    left = {place.object for place in find(connection, names, False, None)}
-    # In order, so that two who move the same wait for each other and do not lock each other out.
+    # In order, so that two who move the same wait for each other and do not lock each other out; and
+    # held, so that the second knows where the first has left them.
+    held = connection.execute(sql.hold_places, {"blobs": json.dumps(names)}).all()
+    left = {row.object for row in held}
     connection.execute(
         sql.move_blob,
         [
@@ -111,6 +113,8 @@ def move(connection: Connection, places: Sequence[Place], now_ms: int | None) ->
         if not filled.rowcount:
             raise InternalError(text="an object was abandoned while it was uploaded")
     for name in sorted(left):
+        # Whoever drops a blob of it meanwhile has done so before it is counted, or does so after.
+        connection.execute(sql.hold_object, {"of": name}).all()
         count = connection.execute(sql.held_by, {"of": name}).scalar_one()
         connection.execute(sql.leave_object, {"of": name, "count": count, "now_ms": now_ms})
 
