@@ -142,8 +142,7 @@ def _become(foundation: Foundation, message: dict[str, Any], control_fd: int) ->
     os.dup2(write, 1)
     os.dup2(write, 2)
     sys.close_range(standby.CONTROL_FD + 1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+    sys.default_signals()  # Python notes at its start what is ignored; the service's may be anything
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     soft = message["stack_bytes"]
     soft = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
