@@ -33,6 +33,7 @@ MODULES = (
     "test_inside.py",
     "test_inside_ahead.py",
     "test_namespaces_contract.py",
+    "test_native.py",
     "test_networks.py",
     "test_output.py",
     "test_plan.py",

@@ -13,7 +13,7 @@ from tests.sandbox.corpus import Case, programs
 from tests.sandbox.standing import Standing, outcome, standing_driver
 
 ROOT = os.geteuid() == 0
-UNBOUNDED = frozenset({"out-of-memory"})
+UNBOUNDED = frozenset({"out-of-memory", "recursion-stack"})
 """Programs that need a limit which an ordinary user's service cannot set."""
 PROGRAMS = [
     case
