@@ -124,6 +124,7 @@ _KINDS: Final = (
     ("gate.cjs", "node"),
     ("_main.py", "python"),
     ("launcher", "any program"),
+    ("era-program", "any program"),
 )
 
 
