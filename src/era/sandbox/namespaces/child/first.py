@@ -39,10 +39,8 @@ def spawn(path: str, plan: Plan, fds: FirstFds, filter_fd: int, *, rootless: boo
     numbers += [plan.inside_uid, plan.inside_gid, rootless, len(fds.cgroups), *fds.cgroups]
     orders = [f"m{at}" for at in plan.masked] + [f"r{at}" for at in plan.read_only]
     given = (fds.control, fds.built, fds.user_namespace, filter_fd, *fds.cgroups)
-    # To its own number: that only lets it stay open across exec (posix_spawn_file_actions_adddup2(3)).
-    kept = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in given]
     argv = ["era-box", *(str(int(number)) for number in numbers), *orders]
-    return os.posix_spawn(path, argv, {}, file_actions=kept)
+    return os.posix_spawn(path, argv, {}, file_actions=sys.staying_open(given))
 
 
 def can_be_spawned(path: str) -> bool:

@@ -103,8 +103,7 @@ def spawn(path: str, terms: Terms, fds: ProgramFds, filter_fd: int, ahead: Start
     moves = [
         (os.POSIX_SPAWN_DUP2, fd, at) for at, fd in enumerate((fds.stdin, fds.stdout, fds.stderr))
     ]
-    # To its own number: that only lets it stay open across exec (posix_spawn_file_actions_adddup2(3)).
-    moves += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in kept]
+    moves += sys.staying_open(kept)
     argv = ["era-program", *map(str, numbers), *rest]
     return os.posix_spawn(path, argv, dict(ahead.env) if ahead else {}, file_actions=moves)
 

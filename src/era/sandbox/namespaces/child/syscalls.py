@@ -12,6 +12,7 @@ import errno
 import os
 import platform
 import struct
+from collections.abc import Iterable
 from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -204,6 +205,12 @@ def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
     result = _syscall(_NR_CLOSE_RANGE, first, ctypes.c_uint(last), 0)
     if result < 0 and ctypes.get_errno() == errno.ENOSYS:
         os.closerange(first, min(last + 1, os.sysconf("SC_OPEN_MAX")))
+
+
+def staying_open(fds: Iterable[int]) -> list[tuple[int, int, int]]:
+    """Actions of posix_spawn(3) that let `fds` stay open across exec: each is moved to its own number,
+    which only does that (posix_spawn_file_actions_adddup2(3))."""
+    return [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds]
 
 
 def default_signals() -> None:

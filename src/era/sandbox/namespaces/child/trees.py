@@ -90,7 +90,7 @@ class Trees:
                 box.build(self._foundation, plan, seat, control)
             self._fork_first(run, plan, seat, fds, built_write)
             if interpreter:
-                spaces = self._spaces(held)
+                spaces = self._spaces(run, held)
                 self._ask(interpreter, run, plan, [*spaces, fds.control, *mine.all()])
             else:
                 self._fork_program(run, plan, mine)
@@ -106,13 +106,16 @@ class Trees:
                 os.close(fd)
         return mounts_fd
 
-    def _spaces(self, held: list[int]) -> list[int]:
-        """The namespaces of the box for who is to enter them, the one for its children first."""
-        names = ("pid_for_children", *(name for name, _kind in box.NAMESPACES))
+    def _spaces(self, run: int, held: list[int]) -> list[int]:
+        """The namespaces of the box for who is to enter them, the one for its children first; what is
+        opened for it is noted in `held`, whose last is that of the mounts."""
+        there = {"mnt": held[-1], "net": self._networks[run]}
         spaces = []
-        for name in names:
-            held.append(self._home.here(name))
-            spaces.append(held[-1])
+        for name in ("pid_for_children", *(name for name, _kind in box.NAMESPACES)):
+            if name not in there:
+                there[name] = self._home.here(name)
+                held.append(there[name])
+            spaces.append(there[name])
         return spaces
 
     def visit(self, mounts_fd: int, act: Callable[[], None]) -> None:

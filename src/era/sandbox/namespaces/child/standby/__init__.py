@@ -4,8 +4,8 @@ The launcher starts it like any program, with `hook/` on its path: Python import
 there at the end of its own start and before it looks at the program it was given.  What follows:
 
 1. `ahead.py` imports what programs often import, and notes what each import brings.
-2. `forks.py` serves the launcher.  A fork becomes process 1 of a box, and a fork of that, locked up,
-   goes on here as the process of a program.
+2. A loop serves the launcher: in C where there is a compiler (`native/stand.c`, `resident/standing.py`),
+   else `forks.py`.  A fork enters a box, is locked up there, and goes on here as the process of a program.
 3. There everything of this package is forgotten but `resident`, which waits at the gate, gives the
    program its environment, and returns; the hook then says that there is no `sitecustomize`, and the
    interpreter goes on to run the program exactly as if it had been started for it.
