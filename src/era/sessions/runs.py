@@ -218,7 +218,7 @@ class Runs:
                     ended = ready.ended
                 run.end()
                 kept = await self._keeping.keep(run, box, snapshot)
-            # The box is gone and the turn is still ours: nobody has the tree mounted.
+            # Nothing of the box runs any more and the turn is still ours: nobody looks at the tree.
             if kept.session is not None and kept.session.files_revision != snapshot.revision:
                 self._parts.trees.follow(kept.session)
         return self._result(run, snapshot, ended, kept, vm_id, queued_ns // 1_000_000)

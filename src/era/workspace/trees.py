@@ -60,7 +60,7 @@ class Trees:
     """The trees below the directory `root`, which is theirs alone.
 
     `owner` is uid and gid of the files in them; None leaves the service's own.  Calls of `ensure` for
-    the same session must not overlap, and nobody may have its tree mounted while it is at work.
+    the same session must not overlap, and nobody may look at its tree while it is at work.
     """
 
     root: str
@@ -85,7 +85,7 @@ class Trees:
 
     def follow(self, record: SessionRecord) -> None:
         """Begin to `ensure` in the background what was committed, for the next who asks; whoever comes
-        before it is done waits for it.  Nobody may have the tree mounted any more.
+        before it is done waits for it.  Nobody may look at the tree any more.
 
         A tree is a cache: what fails here is done again, and told, when the tree is needed.
         """
