@@ -154,7 +154,8 @@ class ProcessBox:
 
     def translate(self, text: str) -> str:
         """`text` with the names of the box's directories replaced by those of the host."""
-        return self._names.sub(lambda found: self.path(found[1]), text)
+        shown = {bind.target: bind.source for bind in self.spec.binds}  # a link is not searched
+        return self._names.sub(lambda found: shown.get(found[1]) or self.path(found[1]), text)
 
     def changes(self, target: str) -> int | None:
         """See `Box.changes`."""
