@@ -115,7 +115,9 @@ class ProcessBox:
         for overlay in self._overlays:
             self._make_overlay(overlay)
         for bind in (*self._image.binds, *self.spec.binds):
-            if _is_ours(bind.target):
+            if bind.target == layout.BIN:
+                self._make_tools(bind.source)
+            elif _is_ours(bind.target):
                 self._link(bind.target, bind.source)
         for target, content in self._image.files.items():
             if _is_ours(target) and not os.path.lexists(self.path(target)):
@@ -139,6 +141,13 @@ class ProcessBox:
             os.makedirs(base)
             view.copy_tree(place, base)
 
+    def _make_tools(self, source: str) -> None:
+        """The links to every tool: they name places of the box."""
+        for name in os.listdir(source):
+            path = os.path.join(source, name)
+            to = self.translate(os.readlink(path)) if os.path.islink(path) else path
+            self._link(f"{layout.BIN}/{name}", to)
+
     def _link(self, target: str, source: str) -> None:
         """A symbolic link at `target`, unless that is within what is linked already."""
         path = self.path(target)
@@ -156,6 +165,10 @@ class ProcessBox:
         """`text` with the names of the box's directories replaced by those of the host."""
         shown = {bind.target: bind.source for bind in self.spec.binds}  # a link is not searched
         return self._names.sub(lambda found: shown.get(found[1]) or self.path(found[1]), text)
+
+    def _program(self, name: str) -> str:
+        """Where the program is: what lies in the host's own /tmp is the operator's."""
+        return name if name.startswith(f"{layout.TMP}/") else self.translate(name)
 
     def changes(self, target: str) -> int | None:
         """See `Box.changes`."""
@@ -190,7 +203,7 @@ class ProcessBox:
         limits = dict(rlimits(self.spec.limits)) | {"RLIMIT_FSIZE": self.spec.limits.disk_bytes}
         described = {
             "named": program.argv[0],
-            "argv": [self.translate(word) for word in program.argv],
+            "argv": [self._program(program.argv[0]), *map(self.translate, program.argv[1:])],
             "env": {name: self.translate(value) for name, value in program.env.items()},
             "cwd": self.translate(program.cwd),
             "rlimits": limits,
