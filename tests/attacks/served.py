@@ -244,11 +244,16 @@ class Served:
 
     @contextmanager
     def unharmed(self) -> Iterator[None]:
-        """Whatever is done meanwhile: another client is served afterwards, and nothing is left."""
+        """Whatever is done meanwhile: another client is served afterwards, and nothing is left.  What
+        is left all the same is held against this one only."""
         self.settled()
         yield
         self.hello()
-        self.settled()
+        try:
+            self.settled()
+        except AssertionError:
+            self.rest()
+            raise
 
     def attack(self, act: Callable[[], T]) -> T:
         """Carry out `act` while another client goes on being served; what it came to."""

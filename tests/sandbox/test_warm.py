@@ -203,8 +203,22 @@ async def test_hash_seed_and_addresses_are_shared_for_so_many_runs_only(
     hashes = [row.split()[0] for row in seen]
     # Generations come one after the other, none comes again.
     assert len(set(hashes)) == 1 + sum(a != b for a, b in pairwise(hashes))
-    await driver.quiet()
-    until(lambda: len(standing(driver)) == 1, "the end of interpreters that were replaced")
+    await one_stands(driver)
+
+
+@pytest.mark.anyio
+async def test_a_replaced_interpreter_ends_though_nobody_asks_for_its_boxes(
+    ready: Ready, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, _ = ready
+    (replaced,) = standing(driver)
+    monkeypatch.setattr(pool, "FORKS", 1)
+    for _ in range(2):  # it has filled the pool, and fills up what these take
+        assert await said(ready, "print(1)") == "1\n"
+    async with asyncio.timeout(60):
+        while replaced.alive:
+            await asyncio.sleep(0.01)
+    await one_stands(driver)
 
 
 # --- what breaks, and who notices ----------------------------------------------------------------
@@ -221,6 +235,13 @@ def standing(driver: Standing) -> list[Process]:
             if b".era_main.py" in file.read():
                 found.append(child)
     return found
+
+
+async def one_stands(driver: Standing) -> None:
+    """Those that were replaced end: the pool goes on filling up meanwhile."""
+    async with asyncio.timeout(60):
+        while len(standing(driver)) != 1:
+            await asyncio.sleep(0.01)
 
 
 async def recovered(ready: Ready, not_by: Process) -> None:

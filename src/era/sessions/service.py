@@ -118,6 +118,7 @@ class Sessions:
         for run in runs.all():
             run.kill(_stopped)
         await _all_over(runs.all(), None)
+        await self._parts.trees.close()
         await self._setups.close()
         await self._nodes.close()
         await self._sweeper.close()

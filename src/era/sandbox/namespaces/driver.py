@@ -202,6 +202,7 @@ class NamespacesDriver:
             return None
         prepared = Prepared(
             warm=warm,
+            standing=standing,
             launcher=launcher,
             number=number,
             workspace_fd=workspace_fd,

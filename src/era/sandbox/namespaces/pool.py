@@ -51,9 +51,11 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True, kw_only=True)
 class Prepared:
-    """A box at its gate.  `launcher` made it and alone can end it."""
+    """A box at its gate, forked from `standing` where that is an interpreter.  `launcher` made it and
+    alone can end it."""
 
     warm: Warm
+    standing: str
     launcher: Launcher
     number: int
     workspace_fd: int
@@ -112,8 +114,15 @@ class _Shelf:
 
     @property
     def worn(self) -> bool:
-        """Whether the standing process has had its share of forks."""
-        return self.warm.readiness is Readiness.STANDING and self.forks >= FORKS
+        """Whether the standing process has had its share of forks; more than fill the shelf, or it
+        would never be full."""
+        forks = max(FORKS, 2 * self.warm.count)
+        return self.warm.readiness is Readiness.STANDING and self.forks >= forks
+
+    @property
+    def fresh(self) -> int:
+        """How many of the waiting boxes are of this generation."""
+        return sum(it.standing == self.name for it in self.waiting)
 
     def failed(self, now: float) -> None:
         """Something did not work: wait, longer each time."""
@@ -210,9 +219,12 @@ class Pool:
     def _throw_away_the_dead(self, shelf: _Shelf) -> None:
         for prepared in [it for it in shelf.waiting if it.run.broken]:
             shelf.waiting.remove(prepared)
-            task = asyncio.ensure_future(self._discard(prepared))
-            self._discarding.add(task)
-            task.add_done_callback(self._discarding.discard)
+            self._throw_away(prepared)
+
+    def _throw_away(self, prepared: Prepared) -> None:
+        task = asyncio.ensure_future(self._discard(prepared))
+        self._discarding.add(task)
+        task.add_done_callback(self._discarding.discard)
 
     async def _fill(self) -> None:
         loop = asyncio.get_running_loop()
@@ -238,9 +250,7 @@ class Pool:
         able = [shelf for shelf in self._shelves.values() if shelf.not_before <= now]
         down = (shelf for shelf in able if shelf.state is _State.DOWN)
         short = (
-            shelf
-            for shelf in able
-            if shelf.state is _State.UP and len(shelf.waiting) < shelf.warm.count
+            shelf for shelf in able if shelf.state is _State.UP and shelf.fresh < shelf.warm.count
         )
         emptiest = min(short, key=lambda it: len(it.waiting) / it.warm.count, default=None)
         return next(down, emptiest)
@@ -270,6 +280,8 @@ class Pool:
         if prepared is None:
             return False
         shelf.waiting.append(prepared)
+        if len(shelf.waiting) > shelf.warm.count:  # of the generation before, which ends with it
+            self._throw_away(shelf.waiting.popleft())
         shelf.failures = 0
         shelf.forks += 1
         if shelf.worn and shelf.state is _State.UP:
