@@ -33,7 +33,7 @@ async def open_driver(
     Raises:
         StartError: it may not be used here, or does not work.
     """
-    _refuse(settings)
+    check(settings)
     guard.protect()
     driver = ProcessDriver(
         state.of("boxes/process"),
@@ -56,7 +56,8 @@ async def open_driver(
     return driver
 
 
-def _refuse(settings: Settings) -> None:
+def check(settings: Settings) -> None:
+    """Raises StartError unless the operator has said all that is needed."""
     if not allowed(settings):
         raise StartError(
             "the isolation tier process needs ERA_ALLOW_PROCESS_TIER=1 and ERA_PLACEMENT=session:"
