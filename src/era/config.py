@@ -185,6 +185,7 @@ class Settings(BaseSettings):
         "ERA_PUBLIC_URL", "", "Address under which clients reach the server."
     )
     trust_proxy: Flag = _var("ERA_TRUST_PROXY", False, "Believe `X-Forwarded-*` headers.")
+    dashboard: Flag = _var("ERA_UI", True, "Serve the dashboard at `/ui`.")
     shutdown_grace: Seconds = _var(
         "ERA_SHUTDOWN_GRACE", 5.0, "Seconds that runs get to finish when the server stops."
     )

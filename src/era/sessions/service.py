@@ -174,6 +174,11 @@ class Sessions:
         """Version of each language's runtime."""
         return self._parts.tools.versions
 
+    @property
+    def limits(self) -> SessionLimits:
+        """The bounds and defaults that hold here."""
+        return self._limits
+
     async def check(self) -> Mapping[str, str]:
         """The checks that failed, by name; empty when the service is healthy."""
         failed = {}
