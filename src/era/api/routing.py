@@ -269,6 +269,18 @@ class Operation:
     """Whether it is served without an API key; one for any method has a rule of its own."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Area:
+    """What is served below one path without being part of the API; it says itself who is let in."""
+
+    prefix: str
+    operations: tuple[Operation, ...]
+
+    def holds(self, path: str) -> bool:
+        """Whether a path is the area's."""
+        return path == self.prefix or path.startswith(f"{self.prefix}/")
+
+
 class Resource:
     """An ASGI application for one path: a handler for each method, JSON errors for the rest."""
 
