@@ -95,10 +95,12 @@ class Attempt:
         Raises:
             StepFailedError: a step failed.
             NotFoundError: the session is gone.
+            UnavailableError: `isolation_unavailable`, the session's code may not run here.
         """
         record = await self._parts.records.get(self._job.session_id)
         if record.uid != self._job.uid:
             raise session_not_found()
+        self._parts.admission.admit(record.uid, self._limits.network)
         self._service = service_variables(record, public_url)
         self._spec = opened_spec(self._job.spec, self._parts.seal)
         self._secrets = (*self._limits.mirrors.secrets, *of_variables(self._spec.envs))
@@ -184,7 +186,7 @@ class Attempt:
         if not may_be_direct(self._spec):
             return ()
         found = steps(self._spec, self._parts.tools, self._limits.mirrors, direct=True)
-        return tuple(step for step in found if step.kind != _COMMANDS)
+        return self._package_layers.quick(step for step in found if step.kind != _COMMANDS)
 
     def _environment(self, step: Step) -> Mapping[str, str]:
         service = self._service if step.kind == _COMMANDS else {}

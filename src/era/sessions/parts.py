@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from era.errors import InternalError
 from era.languages.table import Tools
 from era.sandbox.base import Driver
+from era.sessions.admission import Admission
 from era.sessions.nodes import Cluster
 from era.sessions.seal import Seal
 from era.storage.base import Blobs, Records
@@ -37,7 +38,7 @@ class Parts:
     `layers_dir` is an existing directory of the service's own, on a disk, and so are `programs_dir`,
     for compiled programs, and `modules_dir`, without which deno's modules are not fetched,
     and `kept_vms_dir`, without which no workspace of a deleted VM is kept for the operator;
-    `npm_dir` is for npm's own code, without which npm compiles it each time.
+    `npm_dir` is for npm's own code, without which nothing is prepared for installers.
     `clock` gives unix milliseconds.  `cluster`: there are other servers on the same stores.
     """
 
@@ -55,6 +56,7 @@ class Parts:
     modules_dir: str | None = None
     npm_dir: str | None = None
     kept_vms_dir: str | None = None
+    admission: Admission = field(default_factory=Admission)
 
 
 async def go_library(cache: GoCache | None) -> None:
