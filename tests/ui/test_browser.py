@@ -157,8 +157,7 @@ def test_a_session_from_its_making_to_its_end(visit: Visit, service: Service) ->
         assert Path(download.value.path()).read_text() == "kept"
         page.goto("/ui/sessions/whole")
         page.get_by_label("Files", exact=True).set_input_files(
-            {"name": "in.csv", "mimeType": "text/csv", "buffer": b"a,b
-"}
+            {"name": "in.csv", "mimeType": "text/csv", "buffer": b"a,b"}
         )
         page.get_by_role("button", name="Upload").click()
         expect(page.get_by_role("link", name="in.csv", exact=True)).to_be_visible()
