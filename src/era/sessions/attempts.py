@@ -95,10 +95,12 @@ class Attempt:
         Raises:
             StepFailedError: a step failed.
             NotFoundError: the session is gone.
+            UnavailableError: `isolation_unavailable`, the session's code may not run here.
         """
         record = await self._parts.records.get(self._job.session_id)
         if record.uid != self._job.uid:
             raise session_not_found()
+        self._parts.admission.admit(record.uid, self._limits.network)
         self._service = service_variables(record, public_url)
         self._spec = opened_spec(self._job.spec, self._parts.seal)
         self._secrets = (*self._limits.mirrors.secrets, *of_variables(self._spec.envs))

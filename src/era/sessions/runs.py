@@ -206,6 +206,8 @@ class Runs:
                 refuse_stopped(record)
             held = stack.enter_context(ExitStack())
             snapshot = await self._snapshot(record, request, held)
+            who = run.run_id if run.uid is None else run.uid
+            self._parts.admission.admit(who, snapshot.spec.network)
             run.phase = Phase.RUNNING
             vm_id = _vm_id(snapshot)
             perform = partial(self._perform, run, snapshot)

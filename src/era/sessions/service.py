@@ -181,11 +181,14 @@ class Sessions:
 
     async def check(self) -> Mapping[str, str]:
         """The checks that failed, by name; empty when the service is healthy."""
+        failed = {}
+        if self._parts.admission.refused is not None:
+            failed["isolation"] = ". ".join(self._parts.admission.refused)
         try:
             await self._records.check()
         except EraError as error:
-            return {"storage": error.text}
-        return {}
+            failed["storage"] = error.text
+        return failed
 
     def _lost(self, session_id: str, uid: int) -> None:
         """Another node has taken the session, or has deleted it: its runs here are for nothing."""
@@ -238,8 +241,10 @@ class Sessions:
         Raises:
             InputError: `unsupported_language`.
             ConflictError: `session_exists`.
+            UnavailableError: `isolation_unavailable`, this server is another session's alone.
         """
         self._refuse_when_closing()
+        self._parts.admission.refuse_another()
         check_available(new.language, self._parts.tools)
         if new.allow_internet is None:
             new = replace(new, allow_internet=self._limits.default_internet_access)
