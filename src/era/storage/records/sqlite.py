@@ -199,6 +199,9 @@ def _begin(connection: Connection) -> None:
     for another program here and never fails in its middle."""
     driver = connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)
+    if driver.in_transaction:
+        # A failed COMMIT may leave its transaction open, and nothing else would ever end it.
+        driver.rollback()
     driver.execute(connection.info.pop("begin", "BEGIN"))
 
 
