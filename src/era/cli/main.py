@@ -208,7 +208,9 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
     shell
         Which shell.
     """
-    print(app.generate_completion(prog_name="era", shell=shell))
+    from era.cli.completion import script
+
+    print(script(app, shell))
     return 0
 
 
