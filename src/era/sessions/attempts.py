@@ -179,6 +179,7 @@ class Attempt:
             deadline=self._deadline,
             layer_bytes=limits.layer_bytes,
             secrets=self._secrets,
+            withheld=bool(limits.mirrors.secrets),
         )
 
     def _direct(self) -> tuple[Step, ...]:
