@@ -252,6 +252,18 @@ def test_what_goes_on_is_seen_and_ended_from_the_other_server(nodes: Pair) -> No
         assert refusal(ended.exception()) == (409, "session_deleted")
 
 
+def test_the_dashboard_of_any_server_reaches_what_another_has(nodes: Pair) -> None:
+    one, two = nodes.clients
+    new_session(one, "pages")
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(run, one, "pages", "import time; time.sleep(300)", timeout=400)
+        until(lambda: session(two, "pages")["running"])
+        two.send("POST", "/ui/sessions/pages/cancel", b"token=")
+        assert going.result()["cancelled"] is True
+    page = two.send("POST", "/ui/sessions/pages/run", b"token=&code=print(6*7)")
+    assert b">42\n</pre>" in page
+
+
 SOCKETS = r"""
 import base64, hashlib, socket, threading
 

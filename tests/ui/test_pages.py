@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from era.api.app import create_app
 from era.api.options import Options
+from era.cli.serve import areas
+from era.config import load
 from era.sessions.service import Sessions
 from era.ui.render import indented, size, static_file, visible, when
 from tests.api.conftest import now_ms
@@ -322,6 +324,11 @@ async def test_switched_off_there_is_nothing(sessions: Sessions) -> None:
         ) as client:
             assert (await client.get("/ui")).status_code == status
             assert (await client.get("/uix")).status_code == status
+
+
+def test_the_setting_switches_it_off() -> None:
+    assert [area.prefix for area in areas(load({"ERA_UI": "1"}))] == ["/ui"]
+    assert areas(load({"ERA_UI": "0"})) == ()
 
 
 # --- texts --------------------------------------------------------------------------------------

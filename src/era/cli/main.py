@@ -399,7 +399,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (error.name or "era").partition(".")[0] == "era":
             raise
         note(
-            f"{error.name} is not installed\n  The server needs more than its clients: era[server]."
+            f"{error.name} is not installed\n"
+            "  The server needs more than its clients: pip install 'era[server]'"
         )
         return CANNOT_START
     except KeyboardInterrupt:
