@@ -15,6 +15,9 @@ class NoGroup:
     def adjust(self, limits: Limits) -> None:
         """Nothing is bounded."""
 
+    def step_back(self) -> None:
+        """Nobody weighs anything."""
+
     def unbind(self) -> None:
         """Nothing was bounded."""
 
