@@ -26,7 +26,7 @@ from typing import Any, Final
 import psutil
 
 from bench.http import Server
-from era.models import Changes, FileEntry, NewSession
+from era.models import Changes, FileEntry, NewSession, SessionRecord
 from era.relpath import RelPath
 from era.storage.base import Quota, RunCommit
 from era.storage.blobs.local import LocalBlobs
@@ -234,27 +234,38 @@ def _peak_mib(process: psutil.Process) -> float:
 
 
 async def of_workspace(folder: str, scale: Scale) -> dict[str, dict[str, float]]:
-    """What a run pays for its files besides the box: looking, scanning, committing, and bringing the
-    tree up to what was committed."""
-    found: dict[str, float] = {}
+    """What a run pays for its files besides the box, until its answer: looking, scanning, storing,
+    committing; and behind the answer, for bringing the tree up to what was committed."""
     records = SqliteRecords(f"{folder}/ws/era.db")
     blobs = LocalBlobs(f"{folder}/ws/blobs")
     trees = Trees(root=f"{folder}/ws/trees", records=records, blobs=blobs)
     upper = f"{folder}/ws/upper"
     taken: dict[int, list[int]] = {count: [] for count in scale.files}
+    behind: dict[int, list[int]] = {count: [] for count in scale.files}
     for count in scale.files:
         await _filled(records, blobs, count, folder)
     for turn in range(scale.rounds):
         for count in scale.files:
             _change(upper, f"{turn} {count}")
             begin = time.perf_counter_ns()
-            await _handled(records, blobs, trees, f"s{count}", upper)
-            taken[count].append(time.perf_counter_ns() - begin)
-    for count, values in taken.items():
-        found[f"{count:,} files"] = statistics.median(values[1:]) / 1e6
+            committed = await _handled(records, blobs, trees, f"s{count}", upper)
+            answered = time.perf_counter_ns()
+            trees.follow(committed)
+            await trees.close()
+            taken[count].append(answered - begin)
+            behind[count].append(time.perf_counter_ns() - answered)
     await blobs.close()
     await records.close()
-    return {f"files of a run that writes {CHANGED}, ms": found}
+    return {
+        f"files of a run that writes {CHANGED}, ms": _medians(taken),
+        "the same, behind its answer, ms": _medians(behind),
+    }
+
+
+def _medians(taken: dict[int, list[int]]) -> dict[str, float]:
+    return {
+        f"{count:,} files": statistics.median(values[1:]) / 1e6 for count, values in taken.items()
+    }
 
 
 def _change(upper: str, text: str) -> None:
@@ -285,7 +296,7 @@ async def _filled(records: SqliteRecords, blobs: LocalBlobs, count: int, folder:
 
 async def _handled(
     records: SqliteRecords, blobs: LocalBlobs, trees: Trees, name: str, upper: str
-) -> None:
+) -> SessionRecord:
     record = await records.get(name)
     tree = await trees.ensure(record)
     lower, top = tree.open(), os.open(upper, os.O_RDONLY | os.O_DIRECTORY)
@@ -308,7 +319,7 @@ async def _handled(
         data=None,
         changes=collected.changes,
     )
-    await records.commit_run(commit, FREE)
+    return (await records.commit_run(commit, FREE)).session
 
 
 async def of_lists(folder: str, scale: Scale) -> dict[str, dict[str, float]]:

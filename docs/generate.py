@@ -124,9 +124,8 @@ def operations() -> str:
 
 def codes_of(operation: Schema) -> list[str]:
     """The error codes of an operation, by status."""
-    answers = operation["responses"].items()
-    descriptions = [answer["description"] for status, answer in answers if int(status) >= 400]
-    return [code for description in descriptions for code in description.split(", ")]
+    answers = operation["responses"].values()
+    return [code for answer in answers for code in answer.get(openapi.CODES_OF, ())]
 
 
 def operation_text(
@@ -192,12 +191,12 @@ def shape_text(name: str, schema: Schema) -> str:
     """The members of an answer."""
     required = schema.get("required", ())
     rows = (
-        (f"`{member}`", type_text(s))
+        (f"`{member}`", type_text(s), s["description"])
         if member in required
-        else (f"`{member}` (optional)", type_text(without_null(s)))
+        else (f"`{member}` (optional)", type_text(without_null(s)), s["description"])
         for member, s in schema["properties"].items()
     )
-    return f"### {name}\n\n" + table(("Member", "Type"), rows)
+    return f"### {name}\n\n" + table(("Member", "Type", "Meaning"), rows)
 
 
 def type_text(schema: Schema) -> str:

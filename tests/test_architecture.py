@@ -104,6 +104,11 @@ ROOMS = (
         may=(*VOCABULARY, WAITING, "era.sessions", "era.languages", "era.mcp"),
         never=("subprocess",),
     ),
+    Room(
+        here="era.ui",
+        may=(*VOCABULARY, WAITING, "era.sessions", "era.languages", "era.api"),
+        never=("http", "json", "socket", "subprocess"),
+    ),
 )
 """The first room that holds a module is its room.  `assemble`, `cli` and `__main__` are the top: they
 may import what is below them, and nothing imports them except each other."""
@@ -353,6 +358,8 @@ WRONG = {
     "a door knows the settings": ("era.api.x", "from era.config import Settings"),
     "a door has a timeout of its own": ("era.api.x", "import asyncio\nasyncio.timeout(1)"),
     "a door has a group of its own": ("era.api.x", "from asyncio import TaskGroup"),
+    "the API knows the dashboard": ("era.api.x", "from era.ui import dashboard"),
+    "the dashboard opens a store": ("era.ui.x", "from era.storage.base import Records"),
     "a store draws ids": ("era.storage.x", "import uuid"),
 }
 

@@ -17,6 +17,20 @@ export function milliseconds(text: string | undefined, otherwise: number): numbe
   return number === undefined ? otherwise : Number(number) * (UNITS[unit] ?? 1) * 1000;
 }
 
+/** Whether the service answers requests: also where it must refuse to run code, and says why. */
+async function served(answer: Response): Promise<boolean> {
+  if (answer.ok) {
+    await answer.body?.cancel();
+    return true;
+  }
+  const health = (await answer.json().catch(() => ({}))) as { code?: string };
+  return health.code === "isolation_unavailable";
+}
+
+/** Whether the request deletes the session that has its container to itself. */
+const ends = (request: Request, url: URL, env: Bindings) =>
+  env.ERA_PLACEMENT === "session" && request.method === "DELETE" && /^\/api\/sessions\/[^/]+\/?$/.test(url.pathname);
+
 /** Owns one container that runs the service: starts it when it is asked for, lets it sleep when nothing goes on. */
 export class EraAgent extends DurableObject<Bindings> {
   #ready: Promise<void> | undefined;
@@ -66,8 +80,7 @@ export class EraAgent extends DurableObject<Bindings> {
     for (let wait = 50; ; wait = Math.min(wait * 1.6, 1000)) {
       try {
         const answer = await container.getTcpPort(PORT).fetch("http://container/health", { signal: AbortSignal.timeout(5000) });
-        await answer.body?.cancel();
-        if (answer.ok) return;
+        if (await served(answer)) return;
       } catch (error) {
         if (!container.running) throw error;
       }
@@ -99,12 +112,22 @@ export class EraAgent extends DurableObject<Bindings> {
       const url = new URL(request.url);
       url.protocol = "http:";
       const answer = await this.#container.getTcpPort(PORT).fetch(url.toString(), request);
+      if (answer.ok && ends(request, url, this.env)) return this.#counted(await this.#last(answer));
       return this.#counted(answer);
     } catch (error) {
       this.#done();
       this.#ready = undefined;
       return problem("container_lost", request, error);
     }
+  }
+
+  /** The last answer of a container: no session after this one is to have its machine. */
+  async #last(answer: Response): Promise<Response> {
+    const body = await answer.arrayBuffer();
+    console.log("container ends with its session");
+    this.#ready = undefined;
+    await this.#container.destroy();
+    return new Response(body, answer);
   }
 
   /** The answer as it comes; it counts as use until its last byte. */

@@ -185,6 +185,7 @@ class Settings(BaseSettings):
         "ERA_PUBLIC_URL", "", "Address under which clients reach the server."
     )
     trust_proxy: Flag = _var("ERA_TRUST_PROXY", False, "Believe `X-Forwarded-*` headers.")
+    dashboard: Flag = _var("ERA_UI", True, "Serve the dashboard at `/ui`.")
     shutdown_grace: Seconds = _var(
         "ERA_SHUTDOWN_GRACE", 5.0, "Seconds that runs get to finish when the server stops."
     )
@@ -297,6 +298,12 @@ class Settings(BaseSettings):
     allow_process_tier: Flag = _var(
         "ERA_ALLOW_PROCESS_TIER", False, "Allow the tier `process`, which is no boundary."
     )
+    placement: str = _var(
+        "ERA_PLACEMENT",
+        "",
+        "How the platform spreads sessions over servers: `session` says that this one has a machine"
+        " of its own for one session alone, which the tier `process` needs.",
+    )
     allow_unenforced_network: Flag = _var(
         "ERA_ALLOW_UNENFORCED_NETWORK",
         False,
@@ -387,7 +394,7 @@ def load(flags: Mapping[str, Any] | None = None) -> Settings:
     return settings
 
 
-_OF_CLIENTS: Final = ("ERA_API_URL", "ERA_PLACEMENT", "ERA_SLEEP_AFTER", "ERA_START_SECONDS")
+_OF_CLIENTS: Final = ("ERA_API_URL", "ERA_SLEEP_AFTER", "ERA_START_SECONDS")
 """What `era.environment` reads and the server does not."""
 
 

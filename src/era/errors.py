@@ -104,6 +104,12 @@ CODES: Final[Mapping[str, Code]] = _table(
         "public access disabled for this session",
         'PATCH the session with {"allowPublicAccess": true}, or send the API key.',
     ),
+    Code(
+        "foreign_request",
+        403,
+        "the request does not come from a page of the dashboard",
+        "Open the page anew, and send it from there.",
+    ),
     Code("session_not_found", 404, "Session not found", "Create the session first."),
     Code("file_not_found", 404, "File not found", "List the files of the session."),
     Code("code_not_found", 404, "no code stored", "Use PUT /api/sessions/{id}/code to store code."),

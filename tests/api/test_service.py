@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
@@ -125,6 +125,36 @@ async def test_keys_guard_the_application(
 async def test_every_error_code_an_operation_names_exists() -> None:
     for operation in OPERATIONS:
         assert set(operation.errors) <= set(CODES), operation.path
+
+
+def undescribed(schema: object, place: str = "") -> Iterator[str]:
+    """Members of a schema, at any depth, of which it does not say what they mean."""
+    if isinstance(schema, list):
+        for each in schema:
+            yield from undescribed(each, place)
+    if not isinstance(schema, dict):
+        return
+    for name, inner in schema.get("properties", {}).items():
+        if not inner.get("description"):
+            yield f"{place}.{name}"
+    for key, value in schema.items():
+        yield from undescribed(value, f"{place}/{key}")
+
+
+async def test_every_member_is_described(api: httpx2.AsyncClient) -> None:
+    document = (await api.get("/openapi.json")).json()
+    assert list(undescribed(document)) == []
+    operations = [operation for _, _, operation in listed(document)]
+    parameters = [each for operation in operations for each in operation["parameters"]]
+    assert parameters
+    assert all(each["description"] for each in parameters)
+
+
+def test_a_member_without_a_description_is_found() -> None:
+    inner = {"properties": {"a": {"description": "A."}, "b": {"type": "string"}}}
+    assert list(undescribed({"x": [{"properties": {"in": {**inner, "description": "I."}}}]})) == [
+        "/x/properties/in.b"
+    ]
 
 
 async def test_the_openapi_document(api: httpx2.AsyncClient, connect: Callable[..., Any]) -> None:

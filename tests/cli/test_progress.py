@@ -58,6 +58,14 @@ def test_lines_are_written_when_something_has_changed() -> None:
     ]
 
 
+def test_whoever_waited_tells_of_a_failure() -> None:
+    written: list[str] = []
+    show = progress.lines(written.append)
+    for each in (STATES[0], over("failed")):
+        show(each)
+    assert written == ["setup pending"]
+
+
 def drawn(*states: SetupInfo) -> str:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=100, color_system=None)

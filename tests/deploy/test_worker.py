@@ -17,8 +17,8 @@ import tempfile
 import time
 import tomllib
 import urllib.request
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,6 +29,7 @@ from era.models import FileEntry, NewSession
 from era.relpath import RelPath
 from era.storage.base import Quota
 from era.storage.worker.records import WorkerRecords
+from tests.servers.ordinary import OrdinaryUser, ordinary
 from tests.servers.worker import (
     NODE,
     ROOT,
@@ -41,6 +42,7 @@ from tests.servers.worker import (
     wrangler,
 )
 
+__all__ = ["ordinary"]
 pytestmark = [pytest.mark.xdist_group("worker"), pytest.mark.timeout(1200)]
 FREE = Quota(total_bytes=0, count=0)
 
@@ -48,9 +50,22 @@ FREE = Quota(total_bytes=0, count=0)
 class Service:
     """The service, as the container runs it; its disk is gone with it."""
 
-    def __init__(self, port: int, state_url: str) -> None:
+    def __init__(
+        self,
+        port: int,
+        state_url: str,
+        *,
+        at: str = "primary",
+        more: Mapping[str, str] | None = None,
+        run_by: Sequence[str] = (sys.executable,),
+        user: int | None = None,
+    ) -> None:
         self.port = port
         self._state_url = state_url
+        self._at = at
+        self._more = dict(more or {})
+        self._run_by = run_by
+        self._user = user
         self._process: subprocess.Popen[bytes] | None = None
         self._disk = ""
 
@@ -60,17 +75,24 @@ class Service:
             "PORT": str(self.port),
             "AGENT_STATE_DIR": self._disk,
             "ERA_STATE_DRIVER": "worker",
-            "ERA_STATE_URL": f"{self._state_url}/at/primary",
+            "ERA_STATE_URL": f"{self._state_url}/at/{self._at}",
             "ERA_STATE_TOKEN": TOKEN,
             "ERA_SECRET_KEY": "key-of-the-tests",
             "ERA_TRUST_PROXY": "1",
             "ERA_GO_AHEAD": "0",
             "ERA_READY_BOXES": "0",
+            **self._more,
         }
+        if self._user is not None:
+            os.chown(self._disk, self._user, self._user)
         log = Path(self._disk + ".log").open("ab")  # noqa: SIM115 - the process has it
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "era", "serve"],
+            [*self._run_by, "-m", "era", "serve"],
             env={**os.environ, **given},
+            cwd=ROOT,
+            user=self._user,
+            group=self._user,
+            extra_groups=None if self._user is None else [],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -78,16 +100,23 @@ class Service:
         log.close()
         self._answering(f"http://127.0.0.1:{self.port}")
         # Through the Worker too: it may still have a connection to the container before.
-        self._answering(self._state_url.removesuffix("/_state"))
+        if self._at == "primary":
+            self._answering(self._state_url.removesuffix("/_state"))
 
     def _answering(self, url: str) -> None:
         assert self._process is not None
         deadline = time.monotonic() + 300
         while True:
             assert self._process.poll() is None, Path(self._disk + ".log").read_text()[-3000:]
-            with suppress(OSError):
+            try:
                 urllib.request.urlopen(f"{url}/health", timeout=120).close()
                 return
+            except urllib.error.HTTPError as error:
+                with error:
+                    if b"isolation_unavailable" in error.read():
+                        return
+            except OSError:
+                pass
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
@@ -359,6 +388,62 @@ def test_a_container_sleeps_when_nothing_goes_on(service: Service) -> None:
             assert json.load(answer)["setup_status"] == "completed"
         assert running.request("DELETE", "/api/sessions/sleepy")[0] == 200
         assert running.log.read_text().count("container starts") == 2
+
+
+# --- where the platform is the boundary ---------------------------------------------------------
+
+ALONE = {"ERA_ISOLATION": "process", "ERA_ALLOW_PROCESS_TIER": "1", "ERA_PLACEMENT": "session"}
+CODE = {"language": "python", "code": "print(6 * 7)"}
+
+
+@contextmanager
+def one_session(more: Mapping[str, str], user: OrdinaryUser | None = None) -> Iterator[Worker]:
+    """A Worker that gives each session its container, in front of the one of the session `one`."""
+    port, edge = free_port(), free_port()
+    variables = {"ERA_ENGINE_URL": f"http://127.0.0.1:{port}", "ERA_PLACEMENT": "session"}
+    as_user: dict[str, Any] = {} if user is None else {"run_by": user.python, "user": user.uid}
+    more = dict(more) | ({} if user is None else user.environment)
+    with worker(variables, edge) as running:
+        service = Service(port, f"{running.url}/_state", at="session-one", more=more, **as_user)
+        try:
+            service.start()
+            yield running
+        finally:
+            service.throw_away()
+
+
+def test_without_any_tier_clients_are_told_what_would_help() -> None:
+    """The container cannot make boxes, and its sessions are not each on a machine of their own."""
+    with one_session({"ERA_ISOLATION": "process"}) as running:
+        status, told = running.request("POST", "/api/execute", CODE)
+        assert (status, told["code"]) == (503, "isolation_unavailable")
+        assert "ERA_PLACEMENT=session" in told["message"]
+        assert "ERA_ALLOW_PROCESS_TIER=1" in told["hint"]
+        status, health = running.request("GET", "/health")
+        assert (status, health["isolation"]["tier"]) == (503, "none")
+        assert "ERA_PLACEMENT=session" in health["checks"]["isolation"]
+        assert running.request("POST", "/api/sessions", {**NEW, "id": "one"})[0] == 201
+        assert running.request("GET", "/api/sessions/one")[0] == 200
+
+
+NEW = {"language": "python", "allowInternetAccess": True}
+
+
+def test_a_session_with_a_machine_of_its_own_runs_without_boxes(ordinary: OrdinaryUser) -> None:
+    with one_session(ALONE, ordinary) as running:
+        assert running.request("POST", "/api/sessions", {**NEW, "id": "one"})[0] == 201
+        code = "open('kept', 'w').write('x'); print(6 * 7)"
+        status, result = running.request("POST", "/api/sessions/one/run", {"code": code})
+        assert (status, result["stdout"], result["isolation"]) == (200, "42\n", "process")
+        assert any("no boundary but the platform's" in words for words in result["warnings"])
+        assert running.request("GET", "/api/sessions/one/files/kept") == (200, b"x")
+        status, told = running.request("POST", "/api/sessions", {**NEW, "id": "two"})
+        assert (status, told["code"]) == (503, "isolation_unavailable")
+        assert running.request("DELETE", "/api/sessions/one")[0] == 200
+        deadline = time.monotonic() + 60
+        while "container ends with its session" not in running.log.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 # --- what goes wrong -------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from era.errors import InternalError, TooLargeError, file_not_found
 from era.storage.base import Blob, Export
@@ -37,7 +37,7 @@ class MemoryBlobs:
                 raise TooLargeError("file_too_large", limit)
         return self._keep(data)
 
-    async def put_fds(self, fds: Sequence[int]) -> tuple[Blob, ...]:
+    async def put_fds(self, fds: Iterable[int]) -> tuple[Blob, ...]:
         await asyncio.sleep(0)
         return tuple(self._keep(read_all(fd)) for fd in fds)
 

@@ -135,7 +135,7 @@ async def test_errors_of_form(api: httpx2.AsyncClient) -> None:
         ("era_python", {"code": " "}, "code is required"),
         ("era_python", {"code": 1}, "code must be a string"),
         ("era_python", {"code": "1", "timeout": "1"}, "timeout must be a number"),
-        ("era_python", {"code": "1", "timeout": -1}, "timeout must be a positive number"),
+        ("era_python", {"code": "1", "timeout": -1}, "timeout must be a number of seconds, 0 or more"),
         ("era_python", {"code": "1", "allowInternetAccess": 1}, "allowInternetAccess must be a boolean"),
         ("era_execute_code", {"code": "1"}, "language is required"),
         ("era_execute_code", {"code": "1", "language": "py", "files": {"a": 1}},

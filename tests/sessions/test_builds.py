@@ -108,7 +108,7 @@ ENDS = program(
     'fmt.Println(os.Args[1:], os.Getenv("E")); io.Copy(os.Stdout, os.Stdin);'
     "switch os.Args[1] {"
     'case "panic": panic("oops")\n'
-    'case "signal": syscall.Kill(os.Getpid(), syscall.SIGTERM); select {}\n'
+    'case "signal": syscall.Kill(os.Getpid(), syscall.SIGTERM); time.Sleep(time.Hour)\n'
     'case "sleep": time.Sleep(time.Hour)\n'
     'default: n, _ := strconv.Atoi(os.Args[1]); os.Stderr.WriteString("err\\n"); os.Exit(n) }',
     *("fmt", "io", "os", "strconv", "syscall", "time"),

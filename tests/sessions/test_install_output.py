@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from era.sessions.install import Tail
+from era.sessions.output import Tail
 
 
 @given(st.lists(st.integers(0, 40), max_size=6))

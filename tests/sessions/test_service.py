@@ -55,6 +55,7 @@ async def test_a_session_that_is_gone(world: World) -> None:
     await world.put("f", b"x")
     await world.run("pass")
     assert os.listdir(world.parts.trees.root) == ["1"]
+    await world.run("open('g', 'w').write('g')")
     assert await world.sessions.delete("s") > 0
     assert os.listdir(world.parts.trees.root) == []
     for attempt in (

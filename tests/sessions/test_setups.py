@@ -532,6 +532,34 @@ async def test_secrets_are_sealed_used_and_erased(world: World, gate: Path) -> N
     assert b"sesame-17" not in world.stored()
 
 
+SAYS = 'printf %s "${TOKEN%%-*}"; sleep 0.1; echo "-${TOKEN##*-}"; echo "as $MODE, $TOKEN" >&2'
+"""Writes the token, once in two pieces, and a value that is no secret."""
+
+
+@pytest.mark.parametrize("pip", [(), ("alpha",)], ids=["commands alone", "packages found"])
+@pytest.mark.parametrize("ends", ["true", "exit 3", WAIT])
+async def test_values_of_variables_are_not_returned(
+    world: World, gate: Path, pip: tuple[str, ...], ends: str
+) -> None:
+    envs = {"TOKEN": "sesame-17", "MODE": "dev", "GATE": str(gate)}
+    spec = setup_of(pip=pip, commands=(f"{SAYS}; {ends}",), envs=envs)
+    await world.create("before", setup=setup_of(pip=pip, envs=envs))
+    await world.settled("before")
+    await world.create(setup=spec)
+    if ends == WAIT:
+
+        async def told() -> bool:
+            progress = (await world.sessions.setup("s")).progress
+            return progress is not None and progress.last_line == "as dev, ***"
+
+        await until(told)
+        gate.touch()
+    state = await world.settled()
+    assert (result(state)["stdout"], result(state)["stderr"]) == ("***\n", "as dev, ***\n")
+    assert "sesame" not in repr(state)
+    assert b"sesame" not in world.stored()
+
+
 async def test_a_retry_of_a_setup_with_secrets_runs_without_them(world: World) -> None:
     request = jsontext.dumps({"commands": ["echo [$TOKEN]"], "envs": {"TOKEN": "***"}})
     await world.create(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -31,10 +31,11 @@ class MemoryBlobs:
         self.kept[name] = content
         return Blob(hash=name, size=len(content))
 
-    async def put_fds(self, fds: Sequence[int]) -> tuple[Blob, ...]:
-        self.most_open = max(self.most_open, len(fds))
-        self.reads += len(fds)
-        return tuple(self.add(os.pread(fd, os.fstat(fd).st_size, 0)) for fd in fds)
+    async def put_fds(self, fds: Iterable[int]) -> tuple[Blob, ...]:
+        every = list(fds)
+        self.most_open = max(self.most_open, len(every))
+        self.reads += len(every)
+        return tuple(self.add(os.pread(fd, os.fstat(fd).st_size, 0)) for fd in every)
 
     async def export(self, items: Iterable[Export]) -> None:
         for item in items:

@@ -236,6 +236,62 @@ async def test_cost_follows_the_change(bench: Bench, monkeypatch: pytest.MonkeyP
     assert 0 < len(opens) < 40
 
 
+# --- in the background --------------------------------------------------------------------------
+
+
+async def test_what_was_followed_is_not_done_again(bench: Bench) -> None:
+    some(bench)
+    trees = bench.trees()
+    trees.follow(bench.manifest.record())
+    tree = await trees.ensure(bench.manifest.record())
+    assert bench.manifest.asked == [0]
+    assert state(tree.path) == expected(bench.manifest.now, bench.memory.kept)
+    bench.manifest.change(removed=["a"])
+    trees.follow(bench.manifest.record())
+    trees.follow(bench.manifest.record())
+    await trees.close()
+    assert trees.revision(UID) == 2
+    await bench.checked()
+    assert bench.manifest.asked == [0, 1]
+
+
+async def test_who_waits_for_what_is_followed_may_leave(bench: Bench) -> None:
+    some(bench)
+    trees = bench.trees()
+    trees.follow(bench.manifest.record())
+    waiting = asyncio.ensure_future(trees.ensure(bench.manifest.record()))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait((waiting,))
+    assert waiting.cancelled()
+    await trees.close()
+    assert trees.revision(UID) == 1
+    await bench.checked()
+    assert bench.manifest.asked == [0]
+
+
+async def test_a_tree_is_dropped_after_what_is_followed(bench: Bench) -> None:
+    some(bench)
+    trees = bench.trees()
+    trees.follow(bench.manifest.record())
+    await trees.drop(UID)
+    await trees.close()
+    assert os.listdir(trees.root) == []
+
+
+async def test_what_cannot_be_followed_is_done_when_it_is_needed(bench: Bench) -> None:
+    some(bench)
+    trees = bench.trees()
+    bench.memory.fail_after = 2
+    trees.follow(bench.manifest.record())
+    await trees.close()
+    assert trees.revision(UID) is None
+    with pytest.raises(InternalError):
+        await trees.ensure(bench.manifest.record())
+    bench.memory.fail_after = None
+    await bench.checked()
+
+
 # --- whatever is edited -------------------------------------------------------------------------
 
 NAMES = ("a", "b", "a/b", "a/c", "a/b/c", "a/b/c/d", "b/x", "b/é\n", "a/b/e/f")

@@ -11,11 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-
-class Answer(BaseModel):
-    """A JSON answer: these members and no others."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
+from era.api.answers_parts import Answer, Progress, SetupResult
 
 
 class Error(BaseModel):
@@ -134,23 +130,12 @@ class RunResult(Outcome):
     setup_status: str | None = None
 
 
-class Progress(Answer):
-    """How far a running setup is."""
-
-    step: str
-    step_index: int
-    steps_total: int
-    started_at: str
-    elapsed_ms: int
-    last_line: str
-
-
 class Setup(Answer):
     """GET /api/sessions/{id}/setup."""
 
     setup_status: Literal["pending", "running", "completed", "failed"]
     setup_progress: Progress | None = None
-    setup_result: dict[str, Any] | None = None
+    setup_result: SetupResult | None = None
 
 
 class File(Answer):
@@ -195,7 +180,7 @@ class Session(Summary):
     data: Any
     setup: dict[str, Any] | None = None
     setup_progress: Progress | None = None
-    setup_result: dict[str, Any] | None = None
+    setup_result: SetupResult | None = None
     files: list[File] | None = None
     warnings: list[str] | None = None
 

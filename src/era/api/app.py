@@ -16,7 +16,7 @@ from era.api.door import Door, Origins
 from era.api.options import Options
 from era.api.proxy import proxy
 from era.api.routes import agents, code, files, proxied, runs, service, sessions, vm_words, vms
-from era.api.routing import ANY, Call, Operation, Resource
+from era.api.routing import ANY, Area, Call, Operation, Resource
 from era.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ the words of `vm_words` come before what takes any word for the id of a VM."""
 _DOCUMENT: Final = "/openapi.json"
 
 
-def create_app(sessions: Sessions, options: Options) -> FastAPI:
-    """The application.  It starts and stops nothing: the service is the caller's to open and close."""
+def create_app(sessions: Sessions, options: Options, areas: tuple[Area, ...] = ()) -> FastAPI:
+    """The application, with what it serves beside the API.  It starts and stops nothing: the service
+    is the caller's to open and close."""
     app = FastAPI(
         title="ERA",
         version=options.version,
@@ -62,11 +63,11 @@ def create_app(sessions: Sessions, options: Options) -> FastAPI:
 
     app.openapi = lambda: described  # type: ignore[method-assign]
     app.router.routes[:] = [
-        *_routes(sessions, options, OPERATIONS),
+        *_routes(sessions, options, [*OPERATIONS, *(o for area in areas for o in area.operations)]),
         Route(_DOCUMENT, Resource(_DOCUMENT, sessions, options, {"GET": describe})),
     ]
     app.router.default = _not_found
-    app.add_middleware(Door, options=options)
+    app.add_middleware(Door, options=options, areas=areas)
     app.state.cors = Origins(options.cors_origins).headers
     return app
 

@@ -19,7 +19,7 @@ from era.api.answers import CutError, error_answer
 from era.api.keys import Keys
 from era.api.options import Options
 from era.api.rest import Rest
-from era.api.routing import OWN_CORS, REQUEST_ID, canonical_path
+from era.api.routing import OWN_CORS, REQUEST_ID, Area, canonical_path
 from era.api.tunnel import TUNNEL, Tunnel
 from era.errors import EraError, InternalError, UnavailableError
 from era.ids import new_token
@@ -85,9 +85,10 @@ def preflight(scope: Scope) -> Response:
 class Door:
     """Pure ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, options: Options) -> None:
+    def __init__(self, app: ASGIApp, options: Options, areas: Iterable[Area] = ()) -> None:
         self._app = app
         self._options = options
+        self._areas = tuple(areas)
         self._keys = Keys(options.api_keys)
         self._origins = Origins(options.cors_origins)
 
@@ -104,9 +105,16 @@ class Door:
         """Why a request is not let in."""
         if self._options.stopping():
             return UnavailableError("shutting_down")
-        if not self._keys or _is_open(scope) or self._keys.allow(_authorization(scope)):
+        if not self._keys or self._is_open(scope) or self._keys.allow(_authorization(scope)):
             return None
         return EraError("unauthorized")
+
+    def _is_open(self, scope: Scope) -> bool:
+        """Whether the door lets a request pass without a key: it is for all, or others ask for it."""
+        path: str = scope["path"]
+        if scope["method"] in ("GET", "HEAD") and path in _OPEN_PATHS:
+            return True
+        return path.startswith("/proxy/") or any(area.holds(path) for area in self._areas)
 
     def cors(self, scope: Scope) -> Headers:
         """The CORS headers of this answer."""
@@ -120,13 +128,6 @@ class Door:
             await error_answer(refusal, path=scope["path"])(scope, receive, send)
         else:
             await self._app(scope, receive, send)
-
-
-def _is_open(scope: Scope) -> bool:
-    path: str = scope["path"]
-    if scope["method"] in ("GET", "HEAD") and path in _OPEN_PATHS:
-        return True
-    return path.startswith("/proxy/")
 
 
 def _is_switched(scope: Scope) -> bool:

@@ -19,7 +19,9 @@ from era import jsontext
 from era.api.excess import first_fault, warnings
 from era.api.options import Bounds
 from era.api.schemas import (
+    MILLISECONDS,
     POSITIVE,
+    SECONDS,
     Body,
     ExecuteBody,
     FileBody,
@@ -135,8 +137,8 @@ def code_of(text: str, bounds: Bounds) -> str:
 
 def timeout_of(body: ExecuteBody | RunBody | VmCommandBody, bounds: Bounds) -> float | None:
     """Seconds; None for the default, which 0 also asks for."""
-    seconds = _positive("timeout", body.timeout)
-    ms = _positive("timeout_ms", body.timeout_ms)
+    seconds = _at_least_0("timeout", body.timeout, SECONDS)
+    ms = _at_least_0("timeout_ms", body.timeout_ms, MILLISECONDS)
     if ms is not None:
         if seconds is not None and not math.isclose(seconds * 1000, ms, rel_tol=1e-9):
             raise InputError("conflicting_fields", "timeout and timeout_ms differ")
@@ -147,9 +149,9 @@ def timeout_of(body: ExecuteBody | RunBody | VmCommandBody, bounds: Bounds) -> f
     return seconds or None
 
 
-def _positive(field: str, value: float | None) -> float | None:
+def _at_least_0(field: str, value: float | None, expectation: str) -> float | None:
     if value is not None and not 0 <= value < math.inf:
-        raise invalid_field(field, POSITIVE)
+        raise invalid_field(field, expectation)
     return value
 
 
@@ -226,7 +228,9 @@ def _content(name: str, content: str | FileBody) -> bytes:
     try:
         return base64.b64decode(content.content, validate=True)
     except (binascii.Error, ValueError):
-        raise invalid_field("files", "valid base64 where it says so", details=name) from None
+        raise invalid_field(
+            "files", 'base64 text where "encoding" is "base64"', details=name
+        ) from None
 
 
 def setup_of(value: Any) -> tuple[SetupSpec | None, tuple[str, ...]]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from era.api import precise
+from era.api import meanings, precise
 from era.api.answers import ENVELOPED, JSON
 from era.api.answers_schema import EnvelopedError, Error
 from era.api.options import Bounds
@@ -22,6 +22,9 @@ _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "TRACE")
 _BODILESS: Final = ("GET", "HEAD", "TRACE")
 _EVENTS: Final = "text/event-stream"
 _ANY: Final = "x-any-method"
+CODES_OF: Final = "x-codes"
+"""The codes that errors of a status may have."""
+_ANYTHING: Final[Json] = {"content": {"*/*": {"schema": {}}}}
 _OF_JSON_BODIES: Final = ("invalid_json", "invalid_body", "body_too_large", "server_busy")
 _COMMON: Final = ("unauthorized", "shutting_down", "internal")
 _PARAMETER: Final = re.compile(r"{(\w+)(?::\w+)?}")
@@ -56,7 +59,7 @@ def document(
         "info": {"title": "ERA", "version": version},
         "paths": paths,
         "components": {
-            "schemas": precise.refined(schemas, bounds),
+            "schemas": meanings.described(precise.refined(schemas, bounds)),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -82,6 +85,7 @@ def _schemas(operations: tuple[Operation, ...]) -> tuple[References, Json]:
     """Every model used: how it is referred to, and its schema."""
     bodies = [o.body for o in operations if isinstance(o.body, type)]
     answers = [o.answer for o in operations if isinstance(o.answer, type)]
+    answers += [model for o in operations for _, model in o.others.values() if model is not None]
     wanted: dict[type[BaseModel], JsonSchemaMode] = dict.fromkeys(bodies, "validation")
     wanted |= dict.fromkeys([*answers, Error, EnvelopedError], "serialization")
     references, definitions = models_json_schema(list(wanted.items()), ref_template=_REFERENCE)
@@ -129,6 +133,7 @@ def _parameters(operation: Operation) -> list[Json]:
         {
             "name": name,
             "in": "path",
+            "description": meanings.IN_PATH[name],
             "required": True,
             "schema": precise.IN_PATH.get(name, {"type": "string"}),
         }
@@ -153,12 +158,36 @@ def _responses(operation: Operation, references: References) -> Json:
     else:
         success = _content(JSON, references[operation.answer])
     out: Json = {str(operation.status): {"description": operation.summary, **success}}
+    out |= _refusals(operation, references)
+    for other, (what, model) in sorted(operation.others.items()):
+        content = {} if model is None else _content(JSON, references[model])
+        out[str(other)] = {"description": what, **content}
+    if operation.method == ANY:
+        out["default"] = {"description": "What was answered there.", **_ANYTHING}
+    return out
+
+
+def _refusals(operation: Operation, references: References) -> Json:
+    """What each error of an operation answers, by its status.  What is asked for any method answers
+    for others too, who may say anything with any status."""
     codes: dict[int, list[str]] = {}
-    of_body = _OF_JSON_BODIES if isinstance(operation.body, type) else ()
+    of_body = _OF_JSON_BODIES if _is_ours(operation) else ()
     for name in (*of_body, *operation.errors, *_COMMON):
         codes.setdefault(CODES[name].status, []).append(name)
+    schema = references[EnvelopedError if operation.path in ENVELOPED else Error]
+    if operation.method == ANY:
+        schema = {"anyOf": [schema, {"description": "What was answered there."}]}
+    out: Json = {}
     for status, names in sorted(codes.items()):
-        described = {"description": ", ".join(dict.fromkeys(names))}
-        model = EnvelopedError if operation.path in ENVELOPED else Error
-        out[str(status)] = {**described, **_content(JSON, references[model])}
+        known = list(dict.fromkeys(names))
+        content = _content(JSON, schema)["content"]
+        if operation.method == ANY:
+            content |= _ANYTHING["content"]
+        described = {"description": ", ".join(known), CODES_OF: known, "content": content}
+        out[str(status)] = described
     return out
+
+
+def _is_ours(operation: Operation) -> bool:
+    """Whether the body is JSON that the service itself understands."""
+    return isinstance(operation.body, type) and 400 not in operation.others

@@ -10,9 +10,10 @@ from era.api.peer import Headers, end_to_end, kept
 
 _NEVER: Final = frozenset(
     b"date x-request-id x-era-live clear-site-data service-worker-allowed"
-    b" strict-transport-security public-key-pins alt-svc".split()
+    b" strict-transport-security public-key-pins alt-svc cross-origin-opener-policy".split()
 )
-"""What this server says itself, and what holds for the whole origin."""
+"""What this server says itself, and what holds for the whole origin; the last of them would bring a
+page together with windows that shut themselves off from pages such as it."""
 
 
 def answer_headers(headers: Iterable[tuple[bytes, bytes]], prefix: bytes) -> Headers:

@@ -116,7 +116,7 @@ class Call:
         Raises:
             InputError: `invalid_field`.
         """
-        text = self.query("limit")
+        text = self._query.get("limit")
         if text is None:
             return None
         if not (text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= MAX_PAGE):
@@ -263,8 +263,22 @@ class Operation:
     body: type[BaseModel] | bool | None = None
     query: Mapping[str, str] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
+    others: Mapping[int, tuple[str, type[BaseModel] | None]] = field(default_factory=dict)
+    """Answers that are neither `answer` nor an error of the tree: what they are, and their model."""
     open: bool = False
     """Whether it is served without an API key; one for any method has a rule of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Area:
+    """What is served below one path without being part of the API; it says itself who is let in."""
+
+    prefix: str
+    operations: tuple[Operation, ...]
+
+    def holds(self, path: str) -> bool:
+        """Whether a path is the area's."""
+        return path == self.prefix or path.startswith(f"{self.prefix}/")
 
 
 class Resource:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,13 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 POSITIVE = "a positive number"
+SECONDS = "a number of seconds, 0 or more"
+MILLISECONDS = "a number of milliseconds, 0 or more"
 LANGUAGE = (
     "python (py, python3), node (nodejs, js, javascript), typescript (ts), go (golang) or deno."
 )
@@ -34,7 +40,11 @@ CPUS = "1 to `ERA_MAX_CPUS`; default `ERA_RUN_CPUS`."
 MEMORY = "MiB for all of its processes together, 64 to `ERA_MAX_MEMORY_MIB`; default `ERA_RUN_MEMORY_MIB`."
 ARGS = "Arguments after the program name: at most 1024, of 128 KiB together."
 
-Seconds = Annotated[float, Must(POSITIVE)]
+Positive = Annotated[float, Must(POSITIVE)]
+Seconds = Annotated[float, Must(SECONDS)]
+Milliseconds = Annotated[float, Must(MILLISECONDS)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""An integer; JSON has one kind of number, so 4.0 is one too."""
 Strings = Annotated[list[str], Must("an array of strings")]
 Variables = Annotated[
     dict[str, Any],
@@ -59,7 +69,7 @@ class ExecuteBody(Body):
     code: str = Field(description="The program; not empty.")
     language: str = Field(description=LANGUAGE)
     timeout: Seconds | None = Field(None, description="Seconds, fractions allowed; 0: the default.")
-    timeout_ms: Seconds | None = Field(None, description="The same in milliseconds.")
+    timeout_ms: Milliseconds | None = Field(None, description="The same in milliseconds.")
     env: Variables | None = Field(None, description="Environment variables of the program.")
     envs: Variables | None = Field(None, description="The same as `env`.")
     files: (
@@ -76,8 +86,8 @@ class ExecuteBody(Body):
     stdin: str | None = Field(None, description="Fed to the program, then end of file.")
     args: Strings | None = Field(None, description=ARGS)
     allowInternetAccess: bool | None = Field(None, description=INTERNET)  # noqa: N815 - wire name
-    cpu_count: int | None = Field(None, description=CPUS)
-    memory_mib: int | None = Field(None, description=MEMORY)
+    cpu_count: Whole | None = Field(None, description=CPUS)
+    memory_mib: Whole | None = Field(None, description=MEMORY)
 
 
 class RunBody(Body):
@@ -86,7 +96,7 @@ class RunBody(Body):
     code: str | None = Field(None, description="The program; stored code when absent or blank.")
     command: str | None = Field(None, description="A shell command instead of code.")
     timeout: Seconds | None = Field(None, description="Seconds, fractions allowed; 0: the default.")
-    timeout_ms: Seconds | None = Field(None, description="The same in milliseconds.")
+    timeout_ms: Milliseconds | None = Field(None, description="The same in milliseconds.")
     env: Variables | None = Field(None, description="For this run only; never stored.")
     envs: Variables | None = Field(None, description="The same as `env`.")
     stdin: str | None = Field(None, description="Fed to the program, then end of file.")
@@ -110,15 +120,15 @@ class CreateBody(Body):
     setup: JsonObject | None = Field(None, description="Packages and commands to install once.")
     allowInternetAccess: bool | None = Field(None, description=INTERNET)  # noqa: N815 - wire name
     allowPublicAccess: bool | None = None  # noqa: N815 - wire name
-    default_timeout: Seconds | None = Field(None, description="Seconds; the default of its runs.")
-    cpu_count: int | None = Field(None, description=CPUS)
-    memory_mib: int | None = Field(None, description=MEMORY)
+    default_timeout: Positive | None = Field(None, description="Seconds; the default of its runs.")
+    cpu_count: Whole | None = Field(None, description=CPUS)
+    memory_mib: Whole | None = Field(None, description=MEMORY)
 
 
 class PatchBody(Body):
     """PATCH /api/sessions/{id}; a `default_timeout` of null unsets it."""
 
-    default_timeout: Seconds | None = None
+    default_timeout: Positive | None = None
     allowInternetAccess: bool | None = None  # noqa: N815 - wire name
     allowPublicAccess: bool | None = None  # noqa: N815 - wire name
     metadata: JsonObject | None = None
@@ -152,8 +162,8 @@ class VmBody(Body):
     """POST /api/vm."""
 
     language: str = Field(description=LANGUAGE)
-    cpu_count: int | None = Field(None, description="1.")
-    memory_mib: int | None = Field(None, description="256.")
+    cpu_count: Whole | None = Field(None, description="1.")
+    memory_mib: Whole | None = Field(None, description="256.")
     network_mode: str | None = Field(
         None, description="`none`; or `bridge`, `host`, `allow_all`, `full`: public addresses."
     )
@@ -172,7 +182,7 @@ class VmCommandBody(Body):
 
     command: str = Field(description="Run by bash in /workspace; not empty.")
     timeout: Seconds | None = Field(None, description="Seconds, fractions allowed; 0: the default.")
-    timeout_ms: Seconds | None = Field(None, description="The same in milliseconds.")
+    timeout_ms: Milliseconds | None = Field(None, description="The same in milliseconds.")
     env: Variables | None = Field(None, description="For this run only; never stored.")
     envs: Variables | None = Field(None, description="The same as `env`.")
     stdin: str | None = Field(None, description="Fed to the command, then end of file.")
@@ -184,9 +194,9 @@ class VmCreateBody(Body):
 
     language: str | None = Field(None, description="python.")
     image: str | None = Field(None, description="Empty.")
-    cpu: int | None = Field(None, description="1.")
-    memory: int | None = Field(None, description="MiB; 256.")
-    mem: int | None = Field(None, description="The same as `memory`.")
+    cpu: Whole | None = Field(None, description="1.")
+    memory: Whole | None = Field(None, description="MiB; 256.")
+    mem: Whole | None = Field(None, description="The same as `memory`.")
     network: str | None = Field(None, description="As `network_mode` of POST /api/vm.")
     persist: bool | None = Field(None, description="Lets a clean keep the workspace.")
 
@@ -201,9 +211,9 @@ class VmTempBody(VmCommandBody):
     """POST /api/vm/temp."""
 
     language: str
-    cpu: int | None = Field(None, description="1.")
-    memory: int | None = Field(None, description="MiB; 256.")
-    mem: int | None = Field(None, description="The same as `memory`.")
+    cpu: Whole | None = Field(None, description="1.")
+    memory: Whole | None = Field(None, description="MiB; 256.")
+    mem: Whole | None = Field(None, description="The same as `memory`.")
     network: str | None = Field(None, description="As `network_mode` of POST /api/vm.")
     image: str | None = Field(None, description="Empty.")
 
@@ -218,3 +228,12 @@ class VmCleanBody(VmStopBody):
     """POST /api/vm/clean."""
 
     keep_persist: bool | None = Field(None, description="Keep the workspace for the operator.")
+
+
+class RpcBody(Body):
+    """POST /mcp/v1: a request or a notification of JSON-RPC 2.0."""
+
+    jsonrpc: Literal["2.0"] = Field(description="The version.")
+    id: int | str | None = Field(None, description="Of a request; a notification has none.")
+    method: str = Field(description="What is asked for, as MCP names it.")
+    params: JsonObject | None = Field(None, description="What the method is given.")

@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from era.assemble import mirrors, registries, stores
+from era.assemble import mirrors, process, registries, stores
 from era.assemble import parts as arguments
 from era.assemble.statedir import StartError, StateDir
 from era.config import Settings
@@ -22,6 +22,7 @@ from era.runtimes import Runtimes, discover
 from era.sandbox.base import BoxSpec, Driver, Program
 from era.sandbox.namespaces.cgroups.detect import detect
 from era.sandbox.namespaces.driver import NamespacesDriver
+from era.sandbox.refusing import RefusingDriver
 from era.sessions.caches import GoCache
 from era.sessions.parts import Parts
 from era.sessions.seal import Seal
@@ -64,7 +65,6 @@ async def build(settings: Settings, port: int) -> Service:
         stack.callback(state.close)
         runtimes = await find_runtimes(settings, state)
         driver = await open_driver(settings, state, runtimes, port, stack)
-        await self_test(driver, runtimes)
         go_cache = GoCache(driver, state.of("go"), runtimes.tools)
         sessions = await _sessions(settings, state, runtimes, driver, go_cache, port, stack)
         await sessions.start()
@@ -109,13 +109,42 @@ async def find_runtimes(settings: Settings, state: StateDir) -> Runtimes:
 
 async def open_driver(
     settings: Settings, state: StateDir, runtimes: Runtimes, port: int, stack: AsyncExitStack
-) -> NamespacesDriver:
-    """The driver of the tier asked for, started."""
+) -> Driver:
+    """The driver of the strongest tier that may be used and works, started and tried."""
     if settings.isolation not in arguments.TIERS_HERE:
         raise StartError(
             f"the isolation tier {settings.isolation} is not available on this server",
             "Use ERA_ISOLATION=auto or namespaces.",
         )
+    try:
+        return await _strongest(settings, state, runtimes, port, stack)
+    except StartError as error:
+        if settings.state_driver != "worker":
+            raise
+        # Nobody reads what a container's service says when it ends: clients are told.
+        _log.error("code is refused", reason=error.text)
+        return RefusingDriver(error.text, process.REMEDY)
+
+
+async def _strongest(
+    settings: Settings, state: StateDir, runtimes: Runtimes, port: int, stack: AsyncExitStack
+) -> Driver:
+    if settings.isolation == "process":
+        return await process.open_driver(settings, state, runtimes, port, stack)
+    try:
+        driver = await _namespaces(settings, state, runtimes, port, stack)
+        await self_test(driver, runtimes)
+    except StartError as error:
+        if settings.isolation != "auto" or not process.allowed(settings):
+            raise
+        _log.warning("no namespaces: the tier is process", reason=error.text)
+        return await process.open_driver(settings, state, runtimes, port, stack)
+    return driver
+
+
+async def _namespaces(
+    settings: Settings, state: StateDir, runtimes: Runtimes, port: int, stack: AsyncExitStack
+) -> NamespacesDriver:
     broker = Broker(upstream_proxy=mirrors.find(settings).upstream)
     stack.callback(broker.close)
     place = arguments.place(state.of("boxes"), state.of("native"), runtimes.helper_python)
@@ -177,7 +206,7 @@ async def _sessions(
     settings: Settings,
     state: StateDir,
     runtimes: Runtimes,
-    driver: NamespacesDriver,
+    driver: Driver,
     go_cache: GoCache,
     port: int,
     stack: AsyncExitStack,
@@ -204,6 +233,7 @@ async def _sessions(
         modules_dir=state.of("deno"),
         npm_dir=state.of("npm"),
         kept_vms_dir=state.of("kept-vms"),
+        admission=arguments.admission(settings, driver),
     )
     return Sessions(parts, arguments.limits(settings))
 

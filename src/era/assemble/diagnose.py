@@ -12,15 +12,16 @@ from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from era import __version__
-from era.assemble import find_runtimes, open_driver, self_test
+from era.assemble import find_runtimes, open_driver
 from era.assemble.statedir import StartError, StateDir
 from era.config import Settings
-from era.errors import EraError
+from era.errors import EraError, UnavailableError
 from era.languages.table import LANGUAGES
 from era.runtimes import Runtimes
-from era.sandbox.base import BoxSpec, Program
+from era.sandbox.base import BoxSpec, Driver, Program
 from era.sandbox.namespaces.driver import NamespacesDriver
 from era.sandbox.probe import Check, checks
+from era.sandbox.refusing import RefusingDriver
 
 LITTLE_DISK: Final = 2 << 30
 """Less free space than this is worth a word: setups and layers take more."""
@@ -47,7 +48,9 @@ async def diagnose(settings: Settings) -> Report:
             found.append(_failed("box", error))
         else:
             found.append(Check(name="box", ok=True, detail="a trial run went well"))
-            found += [*_languages(runtimes), _packages(runtimes), _helper(driver)]
+            found += [*_languages(runtimes), _packages(runtimes)]
+            if isinstance(driver, NamespacesDriver):
+                found.append(_helper(driver))
             report |= {
                 "tier": driver.tier,
                 "unenforced": list(driver.unenforced),
@@ -65,12 +68,14 @@ async def plan(settings: Settings) -> Report:
     """The plan of a box that runs a Python program, as it would be carried out."""
     async with AsyncExitStack() as stack:
         runtimes, driver = await _trial(settings, stack)
+        if not isinstance(driver, NamespacesDriver):
+            raise UnavailableError(message=f"the tier {driver.tier} has no plans")
         program = Program(argv=(runtimes.tools.python, "main.py"))
         box, start = driver.plan(BoxSpec(), program)
         return {"box": dataclasses.asdict(box), "start": dataclasses.asdict(start)}
 
 
-async def _trial(settings: Settings, stack: AsyncExitStack) -> tuple[Runtimes, NamespacesDriver]:
+async def _trial(settings: Settings, stack: AsyncExitStack) -> tuple[Runtimes, Driver]:
     """A driver that has run a program, in a directory of its own: a server may be at work."""
     directory = tempfile.mkdtemp(prefix="era-doctor-")
     stack.callback(shutil.rmtree, directory, ignore_errors=True)
@@ -78,7 +83,8 @@ async def _trial(settings: Settings, stack: AsyncExitStack) -> tuple[Runtimes, N
     stack.callback(state.close)
     runtimes = await find_runtimes(settings, state)
     driver = await open_driver(settings, state, runtimes, settings.port, stack)
-    await self_test(driver, runtimes)
+    if isinstance(driver, RefusingDriver):
+        raise UnavailableError(message=driver.reason, hint=driver.remedy)
     return runtimes, driver
 
 

@@ -23,18 +23,28 @@ from era.languages.table import (
 )
 from era.models import Network
 from era.runtimes.packages import installed
-from era.sandbox.base import Limits, Readiness, Warm
+from era.sandbox.base import Driver, Limits, Readiness, Warm
 from era.sandbox.namespaces import native
 from era.sandbox.namespaces.place import Place
 from era.sandbox.namespaces.pool import ANY
 from era.sandbox.probe import disk_scratch_available
+from era.sandbox.refusing import RefusingDriver
+from era.sessions.admission import Admission
 from era.sessions.settings import ModuleLimits, QueueLimits, RunLimits, SessionLimits, SetupLimits
 from era.storage.base import Quota
 
-TIERS_HERE: Final = ("auto", "namespaces")
+TIERS_HERE: Final = ("auto", "namespaces", "process")
 _DATA_BOXES: Final = 2
 """Boxes kept ready with the packages that all have: each is some MiB of memory, and they are for
 programs that take a while."""
+
+
+def admission(settings: Settings, driver: Driver) -> Admission:
+    """Whose code may run, in the tier of `driver`."""
+    if isinstance(driver, RefusingDriver):
+        return Admission(refused=(driver.reason, driver.remedy))
+    alone = driver.tier == "process"
+    return Admission(one_session=alone, cuts_off=not alone or settings.allow_unenforced_network)
 
 
 def clock() -> int:

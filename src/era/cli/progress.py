@@ -38,11 +38,13 @@ def live(console: Console) -> Iterator[Show]:
 
 
 def lines(write: Callable[[str], None]) -> Show:
-    """Writes a line whenever there is something new to say."""
+    """Writes a line whenever there is something new to say; of a failure whoever waited tells more."""
     shown = ""
 
     def show(state: SetupInfo) -> None:
         nonlocal shown
+        if state.setup_status == "failed":
+            return
         known = in_words(state, with_time=False)
         if known != shown:
             shown = known

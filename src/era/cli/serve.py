@@ -24,6 +24,7 @@ from era.cli.common import Common
 from era.config import Settings, load, misspelt
 from era.errors import CODES, EraError
 from era.sessions.service import Sessions
+from era.ui.dashboard import dashboard
 
 CANNOT_START: Final = 1
 _OPEN_FILES: Final = 65_536
@@ -146,7 +147,8 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
     service = await assemble.build(settings, listener.getsockname()[1])
     try:
         stop = asyncio.Event()
-        app = create_app(service.sessions, options(settings, stop))
+        areas = (dashboard(settings.api_keys),) if settings.dashboard else ()
+        app = create_app(service.sessions, options(settings, stop), areas)
         server = http_server(app)
         _on_signals(stop, service.sessions, server)
         ending = asyncio.create_task(_end(stop, service, server, settings.shutdown_grace))

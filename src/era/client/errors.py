@@ -89,7 +89,7 @@ class ProgramFailedError(ClientError):
     def __init__(self, result: Result) -> None:
         super().__init__(f"the program ended with exit code {result.exit_code}")
         self.result: Final = result
-        if tail := result.stderr.strip()[-2000:]:
+        if tail := _legible(result.stderr)[-2000:]:
             self.add_note(tail)
 
 
@@ -103,9 +103,18 @@ class SetupFailedError(ClientError):
         super().__init__(_of_setup(result))
         self.setup: Final = setup
         # Many programs say on their output why they fail.
-        written = (str(result.get(name, "")).strip() for name in ("stderr", "stdout"))
+        written = (_legible(str(result.get(name, ""))) for name in ("stderr", "stdout"))
         if tail := next(filter(None, written), "")[-2000:]:
             self.add_note(tail)
+
+
+_COLOURS: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+
+
+def _legible(text: str) -> str:
+    """What a program wrote, for a traceback: nothing that a terminal would obey."""
+    plain = _COLOURS.sub("", text).replace("\r\n", "\n").strip()
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in plain)
 
 
 def _of_setup(result: Mapping[str, Any]) -> str:

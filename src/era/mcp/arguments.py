@@ -79,7 +79,7 @@ class Arguments:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise BadArgumentsError(f"{name} must be a number")
         if not (0 <= value < math.inf):
-            raise BadArgumentsError(f"{name} must be a positive number")
+            raise BadArgumentsError(f"{name} must be a number of seconds, 0 or more")
         if value > longest:
             raise InputError(code, f"{name} exceeds the maximum of {longest:g} seconds")
         return float(value) or None

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+import mcp_types as types
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.types import Message, Scope
 
+from era import jsontext, wire
 from era.mcp import server as servers
 from era.mcp.tools import Limits, Tools
 from era.sessions.service import Sessions
@@ -39,6 +41,8 @@ async def answer(
 
     `scope` is that of the request; whatever kinds of content it names, JSON is meant both ways.
     """
+    if not _may_be_one(body):
+        return _NO_REQUEST
     tools = Tools(sessions, limits, clock, base_url)
     manager = StreamableHTTPSessionManager(
         servers.make(sessions, tools),
@@ -50,6 +54,33 @@ async def answer(
     async with manager.run():
         await manager.handle_request(_as_json(scope, len(body)), _Given(body), taken)
     return Answered(status=taken.status, headers=taken.headers, body=b"".join(taken.pieces))
+
+
+def _may_be_one(body: bytes) -> bool:
+    """Whether the id is one: the transport would take a request with another for a notification, and
+    its client would wait for ever."""
+    try:
+        members = jsontext.loads(body.decode())
+    except (jsontext.JsonTextError, UnicodeDecodeError):
+        return True  # the transport says what is wrong with it
+    number = members.get("id") if isinstance(members, dict) else None
+    return number is None or (isinstance(number, int | str) and not isinstance(number, bool))
+
+
+_NO_REQUEST: Final = Answered(
+    status=400,
+    headers=((b"content-type", _JSON),),
+    body=wire.encode(
+        {
+            "jsonrpc": "2.0",
+            "id": None,
+            "error": {
+                "code": types.INVALID_REQUEST,
+                "message": "id must be a string or an integer",
+            },
+        }
+    ),
+)
 
 
 def _as_json(scope: Scope, size: int) -> Scope:

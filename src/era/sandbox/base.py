@@ -226,11 +226,15 @@ class Driver(Protocol):
 
     @property
     def tier(self) -> str:
-        """`microvm`, `gvisor`, `namespaces` or `process`."""
+        """`microvm`, `gvisor`, `namespaces` or `process`; `none` of one that opens no box."""
 
     @property
     def unenforced(self) -> tuple[str, ...]:
         """What this host cannot enforce, in words a client can read; empty when nothing."""
+
+    @property
+    def owner(self) -> int | None:
+        """The host uid of files that boxes must be able to change; None: the service's own."""
 
     async def start(self) -> None:
         """Make ready; raises UnavailableError `isolation_unavailable` with what is missing."""

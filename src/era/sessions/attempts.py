@@ -22,6 +22,8 @@ from era.sandbox.base import BoxSpec, Limits
 from era.sessions import inventory
 from era.sessions.install import Reporter, Work
 from era.sessions.layers import NOTHING, Layers, attachment
+from era.sessions.masking import Masker, of_variables
+from era.sessions.output import Tail
 from era.sessions.packages import PackageLayers
 from era.sessions.parts import Parts, go_library
 from era.sessions.settings import SetupLimits
@@ -44,8 +46,7 @@ class Attempt:
         limits: SetupLimits,
     ) -> None:
         self.cached = False
-        self.installed: inventory.Installed = {}
-        """What the package steps have left, by kind."""
+        self._installed: inventory.Installed = {}
         self._job = job
         self._parts = parts
         self._layers = layers
@@ -54,6 +55,8 @@ class Attempt:
         self._spec = SetupSpec()
         self._steps: tuple[Step, ...] = ()
         self._service: Mapping[str, str] = {}
+        self._secrets: tuple[str, ...] = ()
+        """The credentials of mirrors, and what the setup's own variables hold."""
         self._reporter = Reporter(records=parts.records, clock=parts.clock)
         self._before: list[Step] = []
         """Steps that had finished before those of `_reporter`."""
@@ -76,6 +79,12 @@ class Attempt:
         return done + [(_COMMANDS, step.command or "") for step in finished if step.command]
 
     @property
+    def installed(self) -> inventory.Installed:
+        """What the package steps have left, by kind.  A package may have named itself by a variable."""
+        masker = Masker(self._secrets)
+        return {kind: list(map(masker.text, names)) for kind, names in self._installed.items()}
+
+    @property
     def output(self) -> tuple[str, str]:
         """The last of what the steps wrote."""
         return self._reporter.tail.texts()
@@ -86,12 +95,16 @@ class Attempt:
         Raises:
             StepFailedError: a step failed.
             NotFoundError: the session is gone.
+            UnavailableError: `isolation_unavailable`, the session's code may not run here.
         """
         record = await self._parts.records.get(self._job.session_id)
         if record.uid != self._job.uid:
             raise session_not_found()
+        self._parts.admission.admit(record.uid, self._limits.network)
         self._service = service_variables(record, public_url)
         self._spec = opened_spec(self._job.spec, self._parts.seal)
+        self._secrets = (*self._limits.mirrors.secrets, *of_variables(self._spec.envs))
+        self._reporter.tail = Tail(self._secrets)
         self._steps = steps(self._spec, self._parts.tools, self._limits.mirrors)
         layer = await self._packages(pins)
         commands = [step for step in self._steps if step.kind == _COMMANDS]
@@ -110,14 +123,14 @@ class Attempt:
         if layer is not None:
             self.cached = True
             self._reporter.finished += chosen
-            self.installed = inventory.from_text(layer.result)
+            self._installed = inventory.from_text(layer.result)
             return layer
         if any(step.kind == "go" for step in chosen):
             # Else this setup compiles it for itself alone.
             await go_library(self._parts.go_cache)
         self._reporter = self._package_layers.share(recipe, self._work(chosen, None))
         layer = await self._package_layers.wait(recipe, self._job.uid, len(self._steps))
-        self.installed = inventory.from_text(layer.result)
+        self._installed = inventory.from_text(layer.result)
         return layer
 
     async def _commands(
@@ -165,7 +178,7 @@ class Attempt:
             environment=self._environment,
             deadline=self._deadline,
             layer_bytes=limits.layer_bytes,
-            secrets=limits.mirrors.secrets,
+            secrets=self._secrets,
         )
 
     def _direct(self) -> tuple[Step, ...]:

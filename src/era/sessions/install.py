@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -22,15 +21,13 @@ from era.models import SetupProgress
 from era.sandbox.base import Bind, Box, BoxSpec, Driver, Overlay, Program
 from era.sessions import archives, folders
 from era.sessions.layers import Layers, given
+from era.sessions.output import Tail
 from era.sessions.room import Watch, size_of
 from era.sessions.specs import TIMED_OUT, TOO_LARGE, Failure
 from era.storage.base import Records
 from era.workspace import beneath
 from era.workspace.failures import settled
 
-OUTPUT_BYTES: Final = 64 << 10
-"""Kept of what the steps write, of each stream."""
-_LINE_CHARACTERS: Final = 200
 _NO_ROOM_BYTES: Final = 1 << 20
 """Less free scratch than this after a failed step: the step failed for want of room."""
 _PROGRESS_SECONDS: Final = 1.0
@@ -45,80 +42,6 @@ class StepFailedError(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.error)
         self.failure: Final = failure
-
-
-class Tail:
-    """The last of what the steps of a setup wrote, `secrets` made unreadable (the longest first)."""
-
-    def __init__(self, secrets: Sequence[str] = ()) -> None:
-        self._secrets = tuple(secrets)
-        self._hidden = tuple(secret.encode(errors="surrogateescape") for secret in secrets)
-        self._pattern = re.compile(b"|".join(map(re.escape, self._hidden)) or b"(?!)")
-        self._kept = {"stdout": bytearray(), "stderr": bytearray()}
-        self._held = {"stdout": b"", "stderr": b""}
-        self._recent: dict[str, bytes] = {}
-        self.last_line = ""
-
-    def feed(self, stream: str, chunk: bytes) -> None:
-        """Take the next bytes of a stream."""
-        # Masked before anything is cut off: half a secret is not known for one.
-        whole = self._held[stream] + chunk
-        end = self._settled(whole)
-        self._held[stream] = whole[end:]
-        masked = self._masked(whole[:end])
-        kept = self._kept[stream]
-        kept += masked
-        if len(kept) > 2 * OUTPUT_BYTES:
-            del kept[:-OUTPUT_BYTES]
-        # A line may come in pieces, cut anywhere.
-        recent = (self._recent.get(stream, b"") + masked)[-4 * _LINE_CHARACTERS :]
-        self._recent[stream] = recent
-        text = recent.decode("utf-8", "replace")
-        line = text.replace("\r", "\n").strip().rpartition("\n")[2].strip()
-        self.last_line = line[:_LINE_CHARACTERS] or self.last_line
-
-    def _settled(self, data: bytes) -> int:
-        """Up to where `data` holds no part of a secret that may go on."""
-        begun = (
-            size
-            for secret in self._hidden
-            for size in range(min(len(secret) - 1, len(data)), 0, -1)
-            if data.endswith(secret[:size])
-        )
-        end = len(data) - max(begun, default=0)
-        over = (found for found in self._pattern.finditer(data) if found.end() > end)
-        return min((found.start() for found in over), default=end) if end < len(data) else end
-
-    def _masked(self, data: bytes) -> bytes:
-        return self._pattern.sub(b"***", data)
-
-    def texts(self) -> tuple[str, str]:
-        """Both streams as text."""
-        out, err = (
-            (self._kept[name] + self._masked(self._held[name]))[-OUTPUT_BYTES:]
-            for name in ("stdout", "stderr")
-        )
-        return out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
-
-    def begin(self) -> None:
-        """Another step begins: what those before it wrote is no line of its own."""
-        self._recent.clear()
-        self.last_line = ""
-
-    def clear(self) -> None:
-        """Forget everything."""
-        for name, kept in self._kept.items():
-            kept.clear()
-            self._held[name] = b""
-        self.begin()
-
-    def copy(self) -> Tail:
-        """The same so far, going its own way from now on."""
-        other = Tail(self._secrets)
-        for name, kept in self._kept.items():
-            other._kept[name] += kept
-            other._held[name] = self._held[name]
-        return other
 
 
 @dataclass(slots=True, kw_only=True)

@@ -41,6 +41,8 @@ class Kept:
     skipped: tuple[SkippedFile, ...] = ()
     files_error: str | None = None
     setup_status: SetupStatus | None = None
+    session: SessionRecord | None = None
+    """As the commit left it."""
 
 
 class Keeping:
@@ -80,6 +82,7 @@ class Keeping:
             skipped=found.changes.skipped[:MAX_SKIPPED],
             files_error=found.error or committed.files_error,
             setup_status=setup.status if setup is not None else None,
+            session=committed.session,
         )
 
     async def _keep_vm(
@@ -92,6 +95,7 @@ class Keeping:
         return Kept(
             skipped=found.changes.skipped[:MAX_SKIPPED],
             files_error=found.error or committed.files_error,
+            session=committed.session,
         )
 
     def _commit(

@@ -14,9 +14,10 @@ from typing import Final
 
 from era.sandbox.base import Overlay
 from era.sessions import inventory
-from era.sessions.install import Installer, Reporter, Tail, Work
+from era.sessions.install import Installer, Reporter, Work
 from era.sessions.layers import LayerLostError, Layers
 from era.sessions.npmcode import NpmCode
+from era.sessions.output import Tail
 from era.sessions.parts import Parts
 from era.storage.base import LayerRecord
 from era.workspace.failures import settled

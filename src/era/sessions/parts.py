@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from era.errors import InternalError
 from era.languages.table import Tools
 from era.sandbox.base import Driver
+from era.sessions.admission import Admission
 from era.sessions.nodes import Cluster
 from era.sessions.seal import Seal
 from era.storage.base import Blobs, Records
@@ -55,6 +56,7 @@ class Parts:
     modules_dir: str | None = None
     npm_dir: str | None = None
     kept_vms_dir: str | None = None
+    admission: Admission = field(default_factory=Admission)
 
 
 async def go_library(cache: GoCache | None) -> None:

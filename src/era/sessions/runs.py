@@ -206,18 +206,23 @@ class Runs:
                 refuse_stopped(record)
             held = stack.enter_context(ExitStack())
             snapshot = await self._snapshot(record, request, held)
+            who = run.run_id if run.uid is None else run.uid
+            self._parts.admission.admit(who, snapshot.spec.network)
             run.phase = Phase.RUNNING
             vm_id = _vm_id(snapshot)
             perform = partial(self._perform, run, snapshot)
             ready = await self._preparing.ready(run, snapshot, perform, held)
-            box = await stack.enter_async_context(self._parts.driver.box(ready.spec))
-            if ready.ended is None:
-                ended = together(ready.before, await perform(box, ready.program))
-            else:
-                await self._place(box, snapshot)
-                ended = ready.ended
-            run.end()
-            kept = await self._keeping.keep(run, box, snapshot)
+            async with self._parts.driver.box(ready.spec) as box:
+                if ready.ended is None:
+                    ended = together(ready.before, await perform(box, ready.program))
+                else:
+                    await self._place(box, snapshot)
+                    ended = ready.ended
+                run.end()
+                kept = await self._keeping.keep(run, box, snapshot)
+            # Nothing of the box runs any more and the turn is still ours: nobody looks at the tree.
+            if kept.session is not None and kept.session.files_revision != snapshot.revision:
+                self._parts.trees.follow(kept.session)
         return self._result(run, snapshot, ended, kept, vm_id, queued_ns // 1_000_000)
 
     async def _hold(

@@ -118,6 +118,7 @@ class Sessions:
         for run in runs.all():
             run.kill(_stopped)
         await _all_over(runs.all(), None)
+        await self._parts.trees.close()
         await self._setups.close()
         await self._nodes.close()
         await self._sweeper.close()
@@ -173,13 +174,21 @@ class Sessions:
         """Version of each language's runtime."""
         return self._parts.tools.versions
 
+    @property
+    def limits(self) -> SessionLimits:
+        """The bounds and defaults that hold here."""
+        return self._limits
+
     async def check(self) -> Mapping[str, str]:
         """The checks that failed, by name; empty when the service is healthy."""
+        failed = {}
+        if self._parts.admission.refused is not None:
+            failed["isolation"] = ". ".join(self._parts.admission.refused)
         try:
             await self._records.check()
         except EraError as error:
-            return {"storage": error.text}
-        return {}
+            failed["storage"] = error.text
+        return failed
 
     def _lost(self, session_id: str, uid: int) -> None:
         """Another node has taken the session, or has deleted it: its runs here are for nothing."""
@@ -232,8 +241,10 @@ class Sessions:
         Raises:
             InputError: `unsupported_language`.
             ConflictError: `session_exists`.
+            UnavailableError: `isolation_unavailable`, this server is another session's alone.
         """
         self._refuse_when_closing()
+        self._parts.admission.refuse_another()
         check_available(new.language, self._parts.tools)
         if new.allow_internet is None:
             new = replace(new, allow_internet=self._limits.default_internet_access)

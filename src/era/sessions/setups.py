@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from era import jsontext
-from era.errors import ConflictError, NotFoundError, session_not_found
+from era.errors import ConflictError, NotFoundError, UnavailableError, session_not_found
 from era.languages.asked import parse_setup
 from era.models import SessionRecord, SetupStatus
 from era.sessions.attempts import Attempt
@@ -226,6 +226,8 @@ class Setups:
                 layer = await attempt.perform(self._limits.public_url, pins)
             except StepFailedError as error:
                 failure = error.failure
+            except UnavailableError as error:
+                failure = Failure(error=f"{error.text}: {error.extra.get('message', '')}")
             except NotFoundError as error:
                 if error.code == "session_not_found":
                     return True

@@ -382,9 +382,10 @@ class Blobs(Protocol):
             UnavailableError: `storage_full`.
         """
 
-    async def put_fds(self, fds: Sequence[int]) -> tuple[Blob, ...]:
+    async def put_fds(self, fds: Iterable[int]) -> tuple[Blob, ...]:
         """Store the contents of open regular files, from offset 0 to their end as found while
-        reading.  The descriptors stay open.  Raises UnavailableError `storage_full`."""
+        reading.  The descriptors stay open.  `fds` is gone through once, on a thread, so what gives
+        them may block.  Raises UnavailableError `storage_full`, and what `fds` raises."""
 
     def open(self, blob: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """The bytes `[start, end)`, in chunks of at most 1 MiB.

@@ -136,8 +136,11 @@ def open_regular(dir_fd: int, path: Path) -> int:
 
 def lstat(dir_fd: int, path: Path) -> os.stat_result | None:
     """What stands at `path` itself, links not followed; None when nothing can be reached there."""
+    raw = _raw(path)
     try:
-        fd = _open(dir_fd, path, _O_PATH | os.O_NOFOLLOW)
+        if b"/" not in raw:  # one name: there is no way to it that could lead elsewhere
+            return os.stat(raw, dir_fd=dir_fd, follow_symlinks=False)
+        fd = _open(dir_fd, raw, _O_PATH | os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

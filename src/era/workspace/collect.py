@@ -6,14 +6,14 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Final
 
 from era.models import Changes, FileEntry
 from era.storage.base import Blob, Blobs
 from era.workspace import beneath
-from era.workspace.failures import settled, threaded, translated
+from era.workspace.failures import settled, translated
 from era.workspace.scan import CollectContext, QuotaError, Scan, overlay_attributes
 
 __all__ = ["CollectContext", "CollectResult", "collect"]
@@ -65,19 +65,19 @@ async def collect(dir_fd: int, *, blobs: Blobs, context: CollectContext) -> Coll
 async def _store(dir_fd: int, blobs: Blobs, scan: Scan) -> list[FileEntry]:
     """Scan, then store each inode once; an entry of its own for each of its names.
 
-    A thread is asked as seldom as possible: a few files cost two calls, one that scans and opens
-    them and one that stores them.
+    A thread is asked as seldom as possible: the one that stores some files has scanned for them and
+    opened them before, as it goes through what it was given.
     """
     written: list[FileEntry] = []
     files = _found(dir_fd, scan)
-    more = True
-    while more:
+    while True:
         with ExitStack() as opened:
-            kept, more = await threaded(_open_batch, dir_fd, files, scan, opened)
-            stored = await settled(blobs.put_fds([fd for fd, _ in kept])) if kept else ()
-        for blob, (_, entries) in zip(stored, kept, strict=True):
+            batch = _Batch(dir_fd, scan, opened)
+            stored = await settled(blobs.put_fds(batch.fds(files)))
+        for blob, entries in zip(stored, batch.kept, strict=True):
             written += _with_blob(entries, blob)
-    return written
+        if batch.last:
+            return written
 
 
 def _found(dir_fd: int, scan: Scan) -> Iterator[list[FileEntry]]:
@@ -90,26 +90,37 @@ def _with_blob(entries: Sequence[FileEntry], blob: Blob) -> list[FileEntry]:
     return [replace(entry, blob=blob.hash, size=blob.size) for entry in entries]
 
 
-def _open_batch(
-    dir_fd: int, files: Iterator[list[FileEntry]], scan: Scan, opened: ExitStack
-) -> tuple[list[tuple[int, list[FileEntry]]], bool]:
-    """Open the next files, each once (`opened` closes it), and say whether there may be more; those
-    that cannot be opened are noted in `scan`."""
-    kept = []
-    batch = list(islice(files, _BATCH))
-    for entries in batch:
-        try:
-            fd = beneath.open_regular(dir_fd, entries[0].path)
-        except OSError as error:
-            if error.errno in _OURS:
-                raise
-            for entry in entries:
-                scan.skip(entry.path, "unreadable")
-            continue
-        opened.callback(os.close, fd)
-        if "whiteout" in overlay_attributes(fd, scan.context.xattr_prefix) and entries[0].size == 0:
-            for entry in entries:
-                scan.remove(entry.path)
-        else:
-            kept.append((fd, entries))
-    return kept, len(batch) == _BATCH
+@dataclass(slots=True)
+class _Batch:
+    """Some of the files that were found, each open once while `opened` is; those that cannot be
+    opened are noted in `scan`."""
+
+    dir_fd: int
+    scan: Scan
+    opened: ExitStack
+    kept: list[list[FileEntry]] = field(default_factory=list)
+    """The names of each inode that `fds` has given, in that order."""
+    last: bool = False
+    """Whether nothing comes after it."""
+
+    def fds(self, files: Iterator[list[FileEntry]]) -> Iterator[int]:
+        """Open the next of `files`; blocks."""
+        batch = list(islice(files, _BATCH))
+        self.last = len(batch) < _BATCH
+        for entries in batch:
+            try:
+                fd = beneath.open_regular(self.dir_fd, entries[0].path)
+            except OSError as error:
+                if error.errno in _OURS:
+                    raise
+                for entry in entries:
+                    self.scan.skip(entry.path, "unreadable")
+                continue
+            self.opened.callback(os.close, fd)
+            says = overlay_attributes(fd, self.scan.context.xattr_prefix)
+            if "whiteout" in says and entries[0].size == 0:
+                for entry in entries:
+                    self.scan.remove(entry.path)
+            else:
+                self.kept.append(entries)
+                yield fd

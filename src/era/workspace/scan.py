@@ -10,6 +10,7 @@ nothing is opened here but directories, no link is followed, and no number is be
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass, field, replace
@@ -239,8 +240,10 @@ def overlay_attributes(fd: int, prefix: str) -> frozenset[str]:
     """
     try:
         names = os.listxattr(fd)
-    except OSError:  # a file system without attributes cannot be an upper that uses them
-        return frozenset()
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.ENOSYS):
+            raise
+        return frozenset()  # without attributes it cannot be an upper that uses them
     if any(name in _FOREIGN for name in names):
         raise InternalError(text="the workspace is in a form that cannot be read")
     opaque, whiteout = f"{prefix}.overlay.opaque", f"{prefix}.overlay.whiteout"

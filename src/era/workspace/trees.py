@@ -12,16 +12,19 @@ no tree is believed; therefore nothing here waits for a disk.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 from typing import Final
 
+import structlog
+
 from era import ids
-from era.errors import InternalError, NotFoundError
+from era.errors import EraError, InternalError, NotFoundError
 from era.models import FileKind, SessionRecord
 from era.storage.base import Blobs, Export, ManifestDiff, Records
 from era.workspace import beneath
@@ -35,6 +38,8 @@ _FILES: Final = "files"
 _REVISION: Final = "revision"
 _FORM: Final = 2
 """Counts changes in how trees are laid out; trees of another form are made anew."""
+
+_log = structlog.get_logger("era.trees")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,14 +59,18 @@ class Tree:
 class Trees:
     """The trees below the directory `root`, which is theirs alone.
 
-    `owner` is uid and gid of the files in them; None leaves the service's own.  Calls for the same
-    session must not overlap, and nobody may have its tree mounted while `ensure` is at work.
+    `owner` is uid and gid of the files in them; None leaves the service's own.  Calls of `ensure` for
+    the same session must not overlap, and nobody may look at its tree while it is at work.
     """
 
     root: str
     records: Records
     blobs: Blobs
     owner: int | None = None
+    _following: dict[int, asyncio.Task[None]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """By uid, what `follow` has begun."""
 
     async def ensure(self, record: SessionRecord) -> Tree:
         """The session's tree at `record.files_revision`, or at a later revision if there is one.
@@ -71,6 +80,39 @@ class Trees:
             UnavailableError: `storage_full`.
             InternalError: stored bytes are missing, or the file system fails.
         """
+        await self._followed(record.uid)
+        return await self._ensured(record)
+
+    def follow(self, record: SessionRecord) -> None:
+        """Begin to `ensure` in the background what was committed, for the next who asks; whoever comes
+        before it is done waits for it.  Nobody may look at the tree any more.
+
+        A tree is a cache: what fails here is done again, and told, when the tree is needed.
+        """
+        if record.uid not in self._following:
+            task = asyncio.ensure_future(self._follow(record))
+            self._following[record.uid] = task
+            task.add_done_callback(lambda _: self._following.pop(record.uid, None))
+
+    async def close(self) -> None:
+        """Wait for what `follow` has begun."""
+        for uid in tuple(self._following):
+            await self._followed(uid)
+
+    async def _follow(self, record: SessionRecord) -> None:
+        try:
+            await self._ensured(record)
+        except NotFoundError:  # deleted meanwhile
+            pass
+        except EraError as error:
+            _log.info("a tree stays behind", session=record.id, error=error.code)
+
+    async def _followed(self, uid: int) -> None:
+        """Wait, without ending it when the caller is cancelled."""
+        if (task := self._following.get(uid)) is not None:
+            await asyncio.wait((task,))
+
+    async def _ensured(self, record: SessionRecord) -> Tree:
         uid = record.uid
         with translated():
             at = self._revision(uid)
@@ -88,6 +130,7 @@ class Trees:
 
     async def drop(self, uid: int) -> None:
         """Remove a session's tree, if there is one."""
+        await self._followed(uid)
         with translated():
             await threaded(self._drop, str(uid))
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from era import jsontext
-from era.api import body
-from era.api.answers import JSON
+from era.api import body, schemas
+from era.api.answers_parts import RpcAnswer
 from era.api.body import unless_gone
 from era.api.forward import where_it_is, where_it_runs
 from era.api.routing import Call, Handler, Operation
@@ -95,8 +95,12 @@ OPERATIONS: Final = tuple(
         path=path,
         handler=agent,
         summary="MCP: tools and resources for agents, as JSON-RPC",
-        body=True,
-        answer=JSON,
+        body=schemas.RpcBody,
+        answer=RpcAnswer,
+        others={
+            202: ("A notification, which has no answer.", None),
+            400: ("What is no JSON-RPC, or asks for what is not there.", RpcAnswer),
+        },
         errors=("body_too_large", "server_busy", "not_implemented"),
     )
     for path in ("/mcp/v1", "/mcp")

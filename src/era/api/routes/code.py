@@ -93,6 +93,12 @@ OPERATIONS: Final = (
         body=schemas.SetupBody,
         answer=schema.Session,
         status=202,
-        errors=("invalid_setup", "session_not_found", "not_found", "setup_pending"),
+        errors=(
+            "invalid_setup",
+            "conflicting_fields",
+            "session_not_found",
+            "not_found",
+            "setup_pending",
+        ),
     ),
 )

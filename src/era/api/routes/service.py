@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Any, Final
 
 from starlette.responses import Response
 
@@ -24,6 +24,12 @@ async def index(call: Call) -> Response:
 
 async def health(call: Call) -> Response:
     """Whether runs can be served: 200, or 503 with the checks that failed."""
+    answer = await state(call)
+    return json_answer(answer, answer["status_code"])
+
+
+async def state(call: Call) -> dict[str, Any]:
+    """What the server says of its health; `status_code` is 200 or 503."""
     failed = await call.sessions.check()
     status, word = (503, "unhealthy") if failed else (200, "healthy")
     about = {"status": word, "service": SERVICE, "version": call.options.version}
@@ -48,7 +54,7 @@ async def health(call: Call) -> Response:
             "code": "isolation_unavailable" if "isolation" in failed else "internal",
             "checks": dict(failed),
         }
-    return json_answer(answer, status)
+    return answer
 
 
 OPERATIONS: Final = (

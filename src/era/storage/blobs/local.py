@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
@@ -66,9 +66,9 @@ class LocalBlobs:
         finally:
             draft.close()
 
-    async def put_fds(self, fds: Sequence[int]) -> tuple[Blob, ...]:
+    async def put_fds(self, fds: Iterable[int]) -> tuple[Blob, ...]:
         """See `Blobs.put_fds`."""
-        return await self._run(self._shelf.store_files, fds) if fds else ()
+        return await self._run(self._shelf.store_files, fds)
 
     async def open(
         self, blob: str, start: int = 0, end: int | None = None

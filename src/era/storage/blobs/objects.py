@@ -113,7 +113,7 @@ class ObjectBlobs:
         await self._cache.trim(blob.size)
         return blob
 
-    async def put_fds(self, fds: Sequence[int]) -> tuple[Blob, ...]:
+    async def put_fds(self, fds: Iterable[int]) -> tuple[Blob, ...]:
         """See `Blobs.put_fds`."""
         with ExitStack() as pins:
             with self._cache.writing():

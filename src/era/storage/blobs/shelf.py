@@ -20,8 +20,9 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import Final
 
 from era.errors import EraError, InternalError, NotFoundError, UnavailableError, file_not_found
@@ -157,17 +158,21 @@ class Shelf:
         self._publish([draft])
         return Blob(hash=draft.hash, size=draft.size)
 
-    def store_files(self, fds: Sequence[int]) -> tuple[Blob, ...]:
+    def store_files(self, fds: Iterable[int]) -> tuple[Blob, ...]:
         """Store the contents of open files; a new blob takes over owner, mode and times."""
         blobs: list[Blob] = []
-        for first in range(0, len(fds), DRAFTS):
+        left = iter(fds)
+        more = True
+        while more:
             drafts: list[Draft] = []
             try:
-                blobs += [self._draft_of(fd, drafts) for fd in fds[first : first + DRAFTS]]
+                some = [self._draft_of(fd, drafts) for fd in islice(left, DRAFTS)]
                 self._publish(drafts)
             finally:
                 for draft in drafts:
                     draft.close()
+            blobs += some
+            more = len(some) == DRAFTS
         return tuple(blobs)
 
     def _draft_of(self, fd: int, drafts: list[Draft]) -> Blob:
@@ -202,7 +207,8 @@ class Shelf:
 
     def _publish(self, drafts: Iterable[Draft]) -> None:
         """Make drafts blobs, durably: first their bytes, then their names."""
-        fresh = [draft for draft in drafts if not self._touch(draft.hash)]
+        # What is shorter was looked for just now, before it was written.
+        fresh = [d for d in drafts if d.size < BLOCK or not self._touch(d.hash)]
         for draft in fresh if self._durable else ():
             os.fsync(draft.fd)
         shards = {draft.hash[:2] for draft in fresh}

@@ -197,7 +197,12 @@ def _flush_folder(folder: str) -> None:
 def _begin(connection: Connection) -> None:
     """Begin as the next transaction needs: a writer asks for the lock at once, so that it waits
     for another program here and never fails in its middle."""
-    connection.exec_driver_sql(connection.info.pop("begin", "BEGIN"))
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    if driver.in_transaction:
+        # A failed COMMIT may leave its transaction open, and nothing else would ever end it.
+        driver.rollback()
+    driver.execute(connection.info.pop("begin", "BEGIN"))
 
 
 def _writing(connection: Connection) -> Connection:

@@ -13,7 +13,6 @@ from collections.abc import (
     Callable,
     Iterable,
     Iterator,
-    Sequence,
 )
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -115,7 +114,7 @@ class WorkerBlobs:
         """See `Blobs.put`."""
         return await self._local.put(chunks, limit=limit)
 
-    async def put_fds(self, fds: Sequence[int]) -> tuple[Blob, ...]:
+    async def put_fds(self, fds: Iterable[int]) -> tuple[Blob, ...]:
         """See `Blobs.put_fds`."""
         return await self._local.put_fds(fds)
 
