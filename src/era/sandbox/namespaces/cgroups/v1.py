@@ -151,13 +151,17 @@ class GroupV1:
         write(f"{self._paths['cpu']}/cpu.shares", str(_SHARES))
         write(f"{self._paths['cpu']}/cpu.cfs_quota_us", "-1")
 
+    def processes(self) -> int:
+        """See `Group` (pids.rst)."""
+        return int(self._tell("pids.current"))
+
     def alone(self) -> bool:
-        """See `Group`.  A process counts until it is reaped (pids.rst)."""
-        return int(self._tell("pids.current")) <= FIRST
+        """See `Group`."""
+        return self.processes() <= FIRST
 
     def empty(self) -> bool:
         """See `Group`."""
-        return int(self._tell("pids.current")) == 0
+        return self.processes() == 0
 
     def mark(self) -> None:
         """See `Group`.  Writing 0 resets both figures (memory.rst, cpuacct.rst)."""
