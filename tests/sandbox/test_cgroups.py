@@ -39,10 +39,7 @@ def text(path: str) -> str:
 
 
 CONTROL_FILES = dict.fromkeys(
-    (
-        *("memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cgroup.procs"),
-        *("cpu.max", "cpu.weight"),
-    ),
+    ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max", "cgroup.procs"),
     "",
 )
 
@@ -72,11 +69,6 @@ def test_v2_writes_every_limit(group_tree: str) -> None:
     assert text(f"{home}/box-1/memory.oom.group") == "1"
     assert text(f"{home}/box-1/pids.max") == "10"  # and process 1
     assert text(f"{home}/box-1/cpu.max") == "150000 100000"
-    group.step_back()
-    assert text(f"{home}/box-1/cpu.weight") == "6"
-    group.unbind()
-    assert text(f"{home}/box-1/cpu.weight") == "100"
-    assert text(f"{home}/box-1/cpu.max").startswith("max 100000")  # written over what was there
     assert text(f"{home}/cgroup.subtree_control") == "+cpu +memory +pids"
     assert text(f"{group_tree}/cgroup.subtree_control") == "+cpu +memory +pids"
     assert text(f"{group_tree}/era-1-2-self/cgroup.procs") == str(os.getpid())
@@ -166,18 +158,6 @@ def test_v1_a_group_that_was_freed_of_its_cpu_limit_has_it_again(v1: CgroupsV1) 
     assert group.discard()
     v1.create("box-1", SMALL)
     assert text(quota).strip() == "50000"
-
-
-def test_v1_a_group_that_stepped_back_weighs_less_until_it_is_to_end(v1: CgroupsV1) -> None:
-    group = v1.create("box-1", SMALL)
-    shares = f"{v1._homes['cpu']}/box-1/cpu.shares"
-    assert text(shares).strip() == "1024"
-    group.step_back()
-    assert text(shares).strip() == "64"
-    assert not group.recycle()
-    group.unbind()
-    assert text(shares).strip() == "1024"
-    assert group.discard()
 
 
 @pytest.mark.parametrize(

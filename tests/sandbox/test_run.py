@@ -61,45 +61,6 @@ async def test_a_program_that_ended_in_time_is_no_timeout_however_long_its_box_t
         os.close(fd)
 
 
-class Weighed(NoGroup):
-    """A group that notes that it steps back."""
-
-    stepped_back = False
-
-    def step_back(self) -> None:
-        self.stepped_back = True
-
-
-@pytest.mark.anyio
-async def test_a_program_that_goes_on_makes_way_for_those_that_begin(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("era.sandbox.namespaces.run._NEW_SECONDS", 0.01)
-    group = Weighed()
-    run = started(0, group)
-    ending = asyncio.create_task(run.until_end(asyncio.Event()))
-    async with asyncio.timeout(60):
-        while not group.stepped_back:
-            await asyncio.sleep(0.01)
-    run.heard({"event": "ended", "status": 0, "at_ns": 1, "cpu_ns": 0}, [])
-    run.box_exited()
-    await ending
-    await _let_go(run)
-
-
-@pytest.mark.anyio
-async def test_a_program_that_has_ended_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("era.sandbox.namespaces.run._NEW_SECONDS", 0.01)
-    group = Weighed()
-    run = started(0, group)
-    run.heard({"event": "ended", "status": 0, "at_ns": 1, "cpu_ns": 0}, [])
-    run.box_exited()
-    await run.until_end(asyncio.Event())
-    await asyncio.sleep(0.05)
-    assert not group.stepped_back
-    await _let_go(run)
-
-
 async def _let_go(run: Run) -> None:
     others = [channel.other_end for channel in run._channels]
     await run.finish()

@@ -25,8 +25,6 @@ from era.sandbox.namespaces.spawn import Launcher, LauncherLost
 from era.sandbox.output import Pump
 from era.sandbox.plan import Plan, Start, encode, tail
 
-_NEW_SECONDS: Final = 0.5
-"""So long a program weighs as much as any; then those that have just begun come first."""
 _DRAIN_SECONDS: Final = 5.0
 """All writers are dead when this starts to count; a pipe's rest takes microseconds."""
 _MAKING_SECONDS: Final = 30.0
@@ -304,7 +302,6 @@ class Run:
         assert self._program is not None
         over = {self._ended, self.exited}
         stopping = self._loop.create_task(stop.wait())
-        stepping_back = self._loop.call_later(_NEW_SECONDS, self._step_back)
         try:
             await _first({*over, self._started}, _MAKING_SECONDS)
             if not (self.begun or self.over):
@@ -318,16 +315,10 @@ class Run:
                 self._forced = not self.over
         finally:
             stopping.cancel()
-            stepping_back.cancel()
         if self._ended.done() and self._status == signal.SIGKILL:
             await self._let_end()  # who was it?  If process 1 was killed, the box broke
         elif not self._ended.done() or not self.group.alone():
             await self._end_by_force()
-
-    def _step_back(self) -> None:
-        if not self.over:
-            with suppress(OSError):
-                self.group.step_back()
 
     async def _let_end(self) -> None:
         """Let process 1 end by itself, and with it everything in the box."""

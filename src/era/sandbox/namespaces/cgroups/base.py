@@ -33,13 +33,8 @@ class Group(Protocol):
     def adjust(self, limits: Limits) -> None:
         """Other limits from now on; raises OSError when the kernel refuses."""
 
-    def step_back(self) -> None:
-        """Weigh less than those that have just begun: where all want the processor, they come first.
-        Raises OSError when the kernel refuses."""
-
     def unbind(self) -> None:
-        """No CPU limit any more, and full weight: the box is to end, and dying processes need the
-        processor too.  Raises OSError when the kernel refuses."""
+        """No CPU limit any more: the box is to end, and dying processes need the processor too."""
 
     def processes(self) -> int | None:
         """How many it has, process 1 among them, a dead one until it is reaped; None where the host

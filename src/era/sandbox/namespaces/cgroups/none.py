@@ -15,9 +15,6 @@ class NoGroup:
     def adjust(self, limits: Limits) -> None:
         """Nothing is bounded."""
 
-    def step_back(self) -> None:
-        """Nobody weighs anything."""
-
     def unbind(self) -> None:
         """Nothing was bounded."""
 

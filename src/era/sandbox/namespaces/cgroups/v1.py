@@ -14,9 +14,6 @@ from era.sandbox.namespaces.cgroups.base import Reading
 
 CONTROLLERS: Final = ("memory", "pids", "cpu", "cpuacct")
 _PERIOD_US: Final = 100_000
-_SHARES: Final = 1024
-"""What a group has from the kernel (sched-design-CFS.rst)."""
-_FEW_SHARES: Final = _SHARES // 16
 _SOCKET_SHARE: Final = 8
 _SOCKET_BYTES: Final = 16 << 20
 _CLOSE_ATTEMPTS: Final = 3000
@@ -140,15 +137,9 @@ class GroupV1:
             os.close(control)
         return event
 
-    def step_back(self) -> None:
-        """See `Group`."""
-        self._limits = None
-        write(f"{self._paths['cpu']}/cpu.shares", str(_FEW_SHARES))
-
     def unbind(self) -> None:
         """See `Group`."""
         self._limits = None
-        write(f"{self._paths['cpu']}/cpu.shares", str(_SHARES))
         write(f"{self._paths['cpu']}/cpu.cfs_quota_us", "-1")
 
     def processes(self) -> int:

@@ -16,9 +16,6 @@ from era.sandbox.namespaces.cgroups.v1 import FIRST, read, remove_group, remove_
 
 CONTROLLERS: Final = ("cpu", "memory", "pids")
 _PERIOD_US: Final = 100_000
-_WEIGHT: Final = 100
-"""What a group has from the kernel."""
-_SMALL_WEIGHT: Final = _WEIGHT // 16
 _NONE: Final = -1
 
 
@@ -57,13 +54,8 @@ class GroupV2:
         write(f"{self._path}/pids.max", str(limits.pids + FIRST))
         write(f"{self._path}/cpu.max", f"{int(limits.cpus * _PERIOD_US)} {_PERIOD_US}")
 
-    def step_back(self) -> None:
-        """See `Group`."""
-        write(f"{self._path}/cpu.weight", str(_SMALL_WEIGHT))
-
     def unbind(self) -> None:
         """See `Group`."""
-        write(f"{self._path}/cpu.weight", str(_WEIGHT))
         write(f"{self._path}/cpu.max", f"max {_PERIOD_US}")
 
     def processes(self) -> int:
