@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -108,6 +108,95 @@ def test_every_import_is_a_declared_dependency() -> None:
 def test_the_sdk_needs_no_more_than_is_installed_without_the_server() -> None:
     assert undeclared(SOURCE / "era" / "client", {"era"}) == set()
     assert len(declared()) < len(declared("server")) / 2
+
+
+def closure(names: set[str]) -> set[str]:
+    """Distributions with everything that they need here."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in found:
+            continue
+        found.add(name)
+        needed = [Requirement(text) for text in requires(name) or ()]
+        waiting += [r.name for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return found
+
+
+WITHOUT = """
+import sys
+
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {hidden!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Without())
+{act}
+"""
+
+
+def with_base_alone(act: str) -> subprocess.CompletedProcess[str]:
+    """What `act` does where nothing is installed but what the package needs without extras."""
+    base = closure(set(declared()))
+    hidden = {
+        module
+        for module, dists in packages_distributions().items()
+        if not any(canonicalize_name(dist) in base | {"era"} for dist in dists)
+    }
+    assert {"structlog", "uvicorn", "pydantic"} <= hidden - {"era"}
+    plain = {name: value for name, value in os.environ.items() if not _changes(name.lower())}
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(hidden=hidden, act=act)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=plain,
+        check=False,
+    )
+
+
+def _changes(name: str) -> bool:
+    """Whether a variable changes what the program does."""
+    return name.endswith("_proxy") or name.startswith(("era_", "agent_"))
+
+
+CLI = "from era.cli.main import main; sys.exit(main({}))"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["version"], ["serve", "--help"], ["session", "run", "--help"], ["vm", "--help"],
+     ["execute", "--help"], ["completion", "bash"], ["mcp", "--help"]],
+)  # fmt: skip
+def test_the_command_line_needs_no_extra(words: list[str]) -> None:
+    done = with_base_alone(CLI.format(words))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+@pytest.mark.parametrize(
+    "words", [["session", "list"], ["vm", "list"], ["execute", "--language", "python"]]
+)
+def test_the_clients_commands_need_no_extra(words: list[str]) -> None:
+    """Nobody listens there, and that is all that is missing."""
+    done = with_base_alone(CLI.format([*words, "--url", "http://127.0.0.1:9"]))
+    assert done.returncode == 125, done.stderr
+    assert "127.0.0.1:9" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "doctor"])
+def test_the_server_says_which_extra_it_needs(command: str) -> None:
+    done = with_base_alone(CLI.format([command]))
+    assert done.returncode == 1
+    assert "is not installed" in done.stderr
+    assert "pip install 'era[server]'" in done.stderr
+
+
+def test_the_sdk_is_there_without_extras() -> None:
+    done = with_base_alone("from era import AsyncEra, Era; print(Era, AsyncEra)")
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_import_of_the_tests_is_declared() -> None:

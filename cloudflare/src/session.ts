@@ -23,6 +23,22 @@ const KEEPER = "~keeper";
 /** What R2 deletes in one call. */
 const R2_BATCH = 1000;
 const RETRY_MS = 30_000;
+/** Characters of a body in one value: SQLite takes 2 MB here, and a character is at most three bytes. */
+const PIECE = 600_000;
+/** Characters of bodies in one answer, which may have 32 MiB; at least one row is given. */
+const PART = 4_000_000;
+
+/** A text in parts of at most PIECE, no character cut in two. */
+function pieces(text: string): string[] {
+  const found: string[] = [];
+  for (let at = 0; at < text.length; ) {
+    let end = Math.min(at + PIECE, text.length);
+    if (end < text.length && /[\ud800-\udbff]/.test(text[end - 1] ?? "")) end--;
+    found.push(text.slice(at, end));
+    at = end;
+  }
+  return found;
+}
 
 export function hash(text: string): number {
   let h = 0x811c9dc5;
@@ -67,6 +83,7 @@ export class SessionDO extends DurableObject<Bindings> {
     this.ctx.storage.sql.exec(`
       CREATE TABLE IF NOT EXISTS meta (one INTEGER PRIMARY KEY CHECK (one = 0), rev INTEGER NOT NULL, uid TEXT NOT NULL, change TEXT NOT NULL);
       CREATE TABLE IF NOT EXISTS rows (tbl TEXT NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (tbl, key)) WITHOUT ROWID;
+      CREATE TABLE IF NOT EXISTS pieces (tbl TEXT NOT NULL, key TEXT NOT NULL, n INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (tbl, key, n)) WITHOUT ROWID;
       CREATE TABLE IF NOT EXISTS todo (kind TEXT NOT NULL, id TEXT NOT NULL, uid TEXT NOT NULL, summary TEXT NOT NULL, PRIMARY KEY (kind, uid)) WITHOUT ROWID;
       CREATE TABLE IF NOT EXISTS listed (id TEXT PRIMARY KEY, uid TEXT NOT NULL, summary TEXT NOT NULL) WITHOUT ROWID;
       CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -84,10 +101,33 @@ export class SessionDO extends DurableObject<Bindings> {
     const meta = this.#meta();
     if (!meta) return null;
     const [table = "", key = ""] = after ? (JSON.parse(after) as [string, string]) : [];
-    const query = "SELECT tbl, key, body FROM rows WHERE (tbl, key) > (?, ?) ORDER BY tbl, key LIMIT ?";
-    const found = [...this.ctx.storage.sql.exec<{ tbl: string; key: string; body: string }>(query, table, key, limit)];
-    const last = found.length === limit ? found[found.length - 1] : undefined;
-    return { rev: meta.rev, uid: meta.uid, rows: found.map((row) => [row.tbl, row.key, row.body]), next: last ? JSON.stringify([last.tbl, last.key]) : null };
+    const sql = this.ctx.storage.sql;
+    const behind = "FROM rows LEFT JOIN (SELECT tbl AS t, key AS k, sum(length(body)) AS more FROM pieces GROUP BY tbl, key) ON t = tbl AND k = key WHERE (tbl, key) > (?, ?) ORDER BY tbl, key LIMIT ?";
+    const sizes = [...sql.exec<{ size: number }>(`SELECT length(body) + coalesce(more, 0) AS size ${behind}`, table, key, limit + 1)];
+    let count = 0;
+    for (let size = 0; count < Math.min(sizes.length, limit) && size <= PART; count++) size += sizes[count]?.size ?? 0;
+    const found = [...sql.exec<{ tbl: string; key: string; body: string }>(`SELECT tbl, key, body ${behind}`, table, key, count)];
+    const rows = found.map((row): Row => [row.tbl, row.key, row.body || this.#joined(row.tbl, row.key)]);
+    const last = count < sizes.length ? found[found.length - 1] : undefined;
+    return { rev: meta.rev, uid: meta.uid, rows, next: last ? JSON.stringify([last.tbl, last.key]) : null };
+  }
+
+  /** A body that one value could not hold; its row has an empty one. */
+  #joined(table: string, key: string): string {
+    return [...this.ctx.storage.sql.exec<{ body: string }>("SELECT body FROM pieces WHERE tbl = ? AND key = ? ORDER BY n", table, key)].map((row) => row.body).join("");
+  }
+
+  #drop(table: string, key: string): void {
+    this.ctx.storage.sql.exec("DELETE FROM rows WHERE tbl = ? AND key = ?", table, key);
+    this.ctx.storage.sql.exec("DELETE FROM pieces WHERE tbl = ? AND key = ?", table, key);
+  }
+
+  #set(table: string, key: string, body: string): void {
+    const sql = this.ctx.storage.sql;
+    this.#drop(table, key);
+    const whole = body.length <= PIECE;
+    sql.exec("INSERT INTO rows VALUES (?, ?, ?)", table, key, whole ? body : "");
+    if (!whole) pieces(body).forEach((piece, n) => sql.exec("INSERT INTO pieces VALUES (?, ?, ?, ?)", table, key, n, piece));
   }
 
   /** The new revision; null when the record is not at `rev` (0: there must be none). A commit that came
@@ -98,8 +138,8 @@ export class SessionDO extends DurableObject<Bindings> {
       const meta = this.#meta();
       if (meta && meta.change === change.change) return meta.rev;
       if ((meta?.rev ?? 0) !== rev) return null;
-      for (const [table, key] of change.drop) sql.exec("DELETE FROM rows WHERE tbl = ? AND key = ?", table, key);
-      for (const row of change.set) sql.exec("INSERT OR REPLACE INTO rows VALUES (?, ?, ?)", ...row);
+      for (const [table, key] of change.drop) this.#drop(table, key);
+      for (const row of change.set) this.#set(...row);
       sql.exec("INSERT OR REPLACE INTO meta VALUES (0, ?, ?, ?)", rev + 1, change.uid, change.change);
       sql.exec("INSERT OR REPLACE INTO todo VALUES ('list', ?, ?, ?)", id, change.uid, change.summary);
       return rev + 1;
@@ -118,6 +158,7 @@ export class SessionDO extends DurableObject<Bindings> {
       sql.exec("DELETE FROM todo WHERE kind = 'list'");
       sql.exec("INSERT OR REPLACE INTO todo VALUES ('erase', ?, ?, '')", id, meta.uid);
       sql.exec("DELETE FROM rows");
+      sql.exec("DELETE FROM pieces");
       sql.exec("DELETE FROM meta");
       return true;
     });

@@ -10,6 +10,8 @@ const SHA = /^[0-9a-f]{64}$/;
 const UID = /^[0-9]{1,20}$/;
 const MAX_ROWS = 2000;
 const MAX_LISTED = 1000;
+/** Bytes of one commit: what is passed to a Durable Object at once may have 32 MiB. */
+const MAX_CHANGE = 30 << 20;
 
 const random = () => Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
 
@@ -76,6 +78,7 @@ async function record(request: Request, env: Bindings, url: URL, id: string): Pr
     return part ? Response.json(part, { headers: { ETag: `"${part.rev}"` } }) : notFound();
   }
   if (request.method === "PUT") {
+    if (Number(request.headers.get("Content-Length")) > MAX_CHANGE) return tooLarge();
     const now = await session.write(id, revision(request), (await request.json()) as Change);
     return now === null ? conflict() : new Response(null, { status: 204, headers: { ETag: `"${now}"` } });
   }
@@ -83,6 +86,7 @@ async function record(request: Request, env: Bindings, url: URL, id: string): Pr
   return new Response(null, { status: 405 });
 }
 
+const tooLarge = () => Response.json({ error: "One commit is at most 30 MiB", code: "storage_full" }, { status: 413 });
 const conflict = () => Response.json({ error: "Changed meanwhile", code: "conflict" }, { status: 412 });
 
 async function blob(request: Request, bucket: R2Bucket, url: URL, key: string): Promise<Response> {

@@ -68,13 +68,13 @@ def make_app(sessions: Sessions) -> Callable[..., FastAPI]:
 
 @pytest.fixture
 async def connect(make_app: Callable[..., FastAPI]) -> AsyncIterator[Callable[..., Any]]:
-    """A client of an application with options of one's own."""
+    """A client of an application with options of one's own, which it takes to be at `base_url`."""
     async with AsyncExitStack() as stack:
 
-        async def client(**options: Any) -> httpx2.AsyncClient:
+        async def client(*, base_url: str = BASE, **options: Any) -> httpx2.AsyncClient:
             transport = httpx2.ASGITransport(make_app(**options))
             return await stack.enter_async_context(
-                httpx2.AsyncClient(transport=transport, base_url=BASE, timeout=60)
+                httpx2.AsyncClient(transport=transport, base_url=base_url, timeout=60)
             )
 
         yield client

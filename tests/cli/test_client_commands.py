@@ -279,17 +279,26 @@ def test_completion(cli: Cli, shell: str) -> None:
         assert word in script
 
 
-def test_bash_completes(cli: Cli) -> None:
+@pytest.mark.parametrize("name", ["era", "agent"])
+def test_bash_completes(cli: Cli, name: str) -> None:
     script = cli("completion", "bash").out
     ask = (
-        "COMP_WORDS=(era session dup); COMP_CWORD=2; COMP_LINE='era session dup'; COMP_POINT=15\n"
-        'f=$(complete -p era | sed "s/.*-F \\([^ ]*\\).*/\\1/"); "$f" era dup session\n'
+        f"COMP_WORDS=({name} session dup); COMP_CWORD=2; COMP_LINE='{name} session dup'\n"
+        f'f=$(complete -p {name} | sed "s/.*-F \\([^ ]*\\).*/\\1/"); "$f" {name} dup session\n'
         'echo "${COMPREPLY[@]}"'
     )
     done = subprocess.run(
         ["bash", "--norc", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["duplicate"]
+
+
+def test_other_shells_know_both_names(cli: Cli) -> None:
+    zsh = cli("completion", "zsh").out
+    assert zsh.startswith("#compdef era agent\n")
+    assert "\n_cyclopts_era() {" in zsh
+    assert "\n  compdef _cyclopts_era era agent\n" in zsh
+    assert "\ncomplete -c agent -w era\n" in cli("completion", "fish").out
 
 
 def on_a_terminal(url: str, *arguments: str, typed: str = "") -> str:

@@ -188,11 +188,12 @@ class Running:
 
 
 @contextmanager
-def served(found: Store, rights: str, state: Path) -> Iterator[Running]:
+def served(found: Store, rights: str, state: Path, more: Sequence[str] = ()) -> Iterator[Running]:
     """The image's own command, until the block ends; it must end by itself then, with success."""
     port = free_port()
     name = f"era-test-{port}"
     extra = [f"--env=PORT={port}", "--env=ERA_GO_AHEAD=0", f"--volume={state}:/var/lib/era:rw"]
+    extra += [f"--env={each}" for each in more]
     process = found.start(name, rights, extra=extra)
     running = Running(url=f"http://127.0.0.1:{port}", process=process)
     try:

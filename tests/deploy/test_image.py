@@ -67,6 +67,24 @@ def test_default_rights_are_too_few_and_it_says_so(image: Store) -> None:
     assert "Operation not permitted" in box["detail"]
 
 
+def test_under_default_rights_the_platform_may_be_the_boundary(
+    image: Store, tmp_path: Path
+) -> None:
+    os.chown(tmp_path, 10001, 10001)
+    alone = ("ERA_PLACEMENT=session", "ERA_ALLOW_PROCESS_TIER=1", "ERA_ALLOW_UNENFORCED_NETWORK=1")
+    with podman.served(image, "default", tmp_path, alone) as service:
+        assert service.get("/health")["isolation"]["tier"] == "process"
+        service.post("/api/sessions", {"id": "one", "language": "python"})
+        code = (
+            "import os; open('/workspace/kept', 'w').write('by its name'); print(os.getuid())\n"
+            "print(open('kept').read(), os.path.exists('/opt/era/node/bin/node'))"
+        )
+        result = service.post("/api/sessions/one/run", {"code": code})
+        assert (result["stderr"], result["stdout"]) == ("", "10001\nby its name True\n")
+        assert result["files_modified"] == ["kept"]
+        assert result["isolation"] == "process"
+
+
 def test_an_ordinary_user_with_named_rights_has_boxes(image: Store) -> None:
     code, report = doctor(image, "ordinary")
     assert (code, report["tier"]) == (0, "namespaces")

@@ -25,6 +25,7 @@ from urllib.parse import quote
 
 import pytest
 
+from era.errors import UnavailableError
 from era.models import FileEntry, NewSession
 from era.relpath import RelPath
 from era.storage.base import Quota
@@ -388,6 +389,64 @@ def test_a_container_sleeps_when_nothing_goes_on(service: Service) -> None:
             assert json.load(answer)["setup_status"] == "completed"
         assert running.request("DELETE", "/api/sessions/sleepy")[0] == 200
         assert running.log.read_text().count("container starts") == 2
+
+
+# --- what one value or one message of the platform cannot hold ------------------------------------
+
+
+def test_bodies_of_any_size_are_kept_whole(edge: Worker) -> None:
+    big = {
+        "a": "x" * 5_000_000,
+        "b": "\U0001f40d" * 1_300_001,
+        "c": '{"small":1}',
+        "d": "y" * 3_000_000,
+    }
+    with closing(edge.client()) as client:
+        path = client.session("large")
+
+        def write(revision: int, kept: dict[str, str], dropped: list[str]) -> int:
+            change = {"change": f"c{revision}", "uid": "1", "summary": "{}"}
+            rows = {
+                "set": [["t", *row] for row in kept.items()],
+                "drop": [["t", k] for k in dropped],
+            }
+            body = json.dumps(change | rows, ensure_ascii=False).encode()
+            reply = client.call("PUT", path, body, headers={"If-Match": f'"{revision}"'})
+            assert reply.status == 204
+            return reply.revision
+
+        def read() -> dict[str, str]:
+            found: dict[str, str] = {}
+            after: str | None = ""
+            while after is not None:
+                part = client.call("GET", client.session("large", after=after)).json()
+                found |= {key: body for _, key, body in part["rows"]}
+                after = part["next"]
+            return found
+
+        assert write(0, big, []) == 1
+        assert read() == big
+        assert write(1, {"a": "short", "c": "z" * 700_000}, ["b"]) == 2
+        assert read() == {"a": "short", "c": "z" * 700_000, "d": big["d"]}
+        with pytest.raises(UnavailableError) as refused:
+            write(2, {"a": "x" * (31 << 20)}, [])
+        assert refused.value.code == "storage_full"
+        assert "fewer files" in refused.value.extra["message"]
+        assert read()["a"] == "short"
+        assert client.call("DELETE", path, headers={"If-Match": '"2"'}).status == 204
+        assert client.call("GET", path).status == 404
+
+
+def test_large_code_outlives_the_container(edge: Worker, service: Service) -> None:
+    assert edge.request("POST", "/api/sessions", {"id": "wordy", "language": "python"})[0] == 201
+    code = {"code": "# " + "\u00e9" * 490_000 + "\nprint(6 * 7)"}
+    assert edge.request("PUT", "/api/sessions/wordy/code", code)[0] == 200
+    service.throw_away()
+    service.start()
+    assert edge.request("GET", "/api/sessions/wordy/code")[1]["code"] == code["code"]
+    status, result = edge.request("POST", "/api/sessions/wordy/run", {})
+    assert (status, result["stdout"]) == (200, "42\n")
+    assert edge.request("DELETE", "/api/sessions/wordy")[0] == 200
 
 
 # --- where the platform is the boundary ---------------------------------------------------------

@@ -217,6 +217,27 @@ def test_code_that_builds_a_guarded_package_finds_no_credential(
     assert found["seen"] == []
 
 
+def test_where_a_credential_is_withheld_it_is_said(guarded: tuple[Api, Registry]) -> None:
+    """A setup that is given none says so, and so does Deno; what a setup has fetched is imported."""
+    client, registry = guarded
+    pair = base64.b64encode(f"operator:{SECRET}".encode()).decode()
+    registry.add_node("guardeddeno", "1.0.0")
+    registry.add_source("guardedone", "1.0", "pass")
+    registry.guarded |= {path: f"Basic {pair}" for path in registry.files if "guarded" in path}
+    for kind, name in (("pip", "guardedone"), ("npm", "guardeddeno")):
+        withheld = set_up(client, f"withheld-{kind}", **{kind: [name], "envs": {"A": "b"}})
+        assert "hint: a mirror asks for a credential" in withheld["setup_result"]["stderr"]
+    code = "import g from 'npm:guardeddeno@1'; console.log(g.version)"
+    refused = client.call("POST", "/api/execute", language="deno", code=code)
+    assert refused["exit_code"] == 1
+    assert "hint: a registry asks for a credential" in refused["stderr"]
+    client.call(
+        "POST", "/api/sessions", id="for-deno", language="deno", setup={"npm": ["guardeddeno"]}
+    )
+    assert client.wait_for_setup("for-deno")["setup_status"] == "completed"
+    assert client.run("for-deno", code)["stdout"] == "1.0.0\n"
+
+
 @pytest.mark.parametrize("kind", ["pip", "npm"])
 def test_install_time_code_cannot_fill_the_disk(client: Api, registry: Registry, kind: str) -> None:
     """It ends where the layer's room ends; half of it would have been fine."""

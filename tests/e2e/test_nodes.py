@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -249,6 +250,97 @@ def test_what_goes_on_is_seen_and_ended_from_the_other_server(nodes: Pair) -> No
         until(lambda: session(two, "seen")["running"])
         two.call("DELETE", "/api/sessions/seen")
         assert refusal(ended.exception()) == (409, "session_deleted")
+
+
+def test_the_dashboard_of_any_server_reaches_what_another_has(nodes: Pair) -> None:
+    one, two = nodes.clients
+    new_session(one, "pages")
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(run, one, "pages", "import time; time.sleep(300)", timeout=400)
+        until(lambda: session(two, "pages")["running"])
+        two.send("POST", "/ui/sessions/pages/cancel", b"token=")
+        assert going.result()["cancelled"] is True
+    page = two.send("POST", "/ui/sessions/pages/run", b"token=&code=print(6*7)")
+    assert b">42\n</pre>" in page
+
+
+SOCKETS = r"""
+import base64, hashlib, socket, threading
+
+def serve(client):
+    head = b""
+    while b"\r\n\r\n" not in head:
+        piece = client.recv(4096)
+        if not piece:
+            return
+        head += piece
+    lines = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
+    if lines.get(b"upgrade") != b"websocket":
+        body = head.split(b" ")[1]
+        client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        client.close()
+        return
+    key = head.lower().split(b"sec-websocket-key: ")[1].split(b"\r\n")[0]
+    given = head[head.lower().index(key):][:len(key)]
+    accept = base64.b64encode(hashlib.sha1(given + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+    answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    client.sendall(answer + b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n")
+    while data := client.recv(4096):
+        client.sendall(data.upper())
+    client.close()
+
+server = socket.create_server(("127.0.0.1", 8000))
+while True:
+    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+"""
+
+
+def asked_of_the_box(client: Api, name: str) -> bytes | None:
+    """What the server in the session's run says; None while there is none."""
+    with suppress(RefusedError):
+        return client.send("GET", f"/proxy/{name}/8000/in?x=1")
+    return None
+
+
+def spoken(port: int, name: str) -> tuple[list[bytes], bytes]:
+    """The head of the answer to a wish for a WebSocket, and what comes back over it."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+        client.sendall(
+            f"GET /proxy/{name}/8000/ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n"
+            "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        stream = client.makefile("rb")
+        head = list(iter(lambda: stream.readline().rstrip(b"\r\n"), b""))
+        said = b""
+        for word in (b"hello ", b"again"):
+            client.sendall(word)
+            said += stream.read(len(word))
+        return head, said
+
+
+def test_a_server_in_a_run_is_reached_through_the_other_server(nodes: Pair) -> None:
+    one, two = nodes.clients
+    new_session(one, "live", allowPublicAccess=True)
+    assert asked_of_the_box(two, "live") is None
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(run, one, "live", SOCKETS, timeout=600)
+        try:
+            until(lambda: asked_of_the_box(one, "live"))
+            for client, port in ((one, nodes.one.port), (two, nodes.two.port)):
+                assert asked_of_the_box(client, "live") == b"/in?x=1"
+                head, said = spoken(port, "live")
+                assert head[0].startswith(b"HTTP/1.1 101 ")
+                names = [line.partition(b":")[0].lower() for line in head[1:]]
+                assert len(names) == len(set(names)), head
+                accepted = [
+                    line for line in head if line.endswith(b" s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+                ]
+                assert len(accepted) == 1, head
+                assert said == b"HELLO AGAIN"
+        finally:
+            two.call("POST", "/api/sessions/live/cancel")
+        assert going.result(60)["cancelled"] is True
 
 
 def test_deleting_all_ends_runs_on_every_server(nodes: Pair) -> None:

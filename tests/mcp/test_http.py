@@ -17,6 +17,7 @@ from era.models import NewSession
 from era.sessions.service import Sessions
 
 pytestmark = pytest.mark.anyio
+Connect = Callable[..., Any]
 
 
 async def rpc(api: httpx2.AsyncClient, method: str, /, **params: Any) -> dict[str, Any]:
@@ -295,3 +296,66 @@ async def test_a_body_too_large(connect: Callable[..., Any]) -> None:
     small = await connect(bounds=Bounds(body_bytes=1000))
     answer = await small.post("/mcp", content=b" " * 1001)
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+
+
+PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+
+
+async def pinged(api: httpx2.AsyncClient, **headers: str) -> int:
+    """The status of a ping; a refusal is one of JSON-RPC."""
+    answer = await api.post("/mcp", json=PING, headers=headers)
+    if answer.status_code == 403:
+        assert answer.json()["error"]["code"] == -32000
+        assert answer.json()["id"] is None
+    else:
+        assert answer.json() == {"jsonrpc": "2.0", "id": 1, "result": {}}
+    return answer.status_code
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8787", 200),
+        ("localhost:8787", 200),
+        ("LOCALHOST", 200),
+        ("era.localhost", 200),
+        ("[::1]:8787", 200),
+        ("192.0.2.7", 200),
+        ("evil.example", 403),
+        ("evil.example:8787", 403),
+        ("localhost.evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("[::1", 403),
+    ],
+)
+async def test_a_name_of_somebody_elses(connect: Connect, host: str, status: int) -> None:
+    """What a browser sends that was led here by a name that is not ours; elsewhere any name will do."""
+    local = await connect(base_url="http://127.0.0.1:8787")
+    assert await pinged(local, host=host) == status
+    origin = f"http://{host}"
+    assert await pinged(local, host=host, origin=origin) == status
+    if status == 403:
+        far = await connect(base_url="http://192.0.2.1:8787")
+        assert await pinged(far, host=host) == 200
+
+
+async def test_names_that_the_operator_knows(connect: Connect) -> None:
+    local = "http://127.0.0.1:8787"
+    named = await connect(base_url=local, public_url="https://era.example/")
+    assert await pinged(named, host="era.example") == 200
+    assert await pinged(named, host="evil.example") == 403
+    behind = await connect(base_url=local, trust_proxy=True)
+    assert await pinged(behind, host="any.example") == 200
+    locked = await connect(base_url=local, api_keys=("k",))
+    assert await pinged(locked, host="any.example", authorization="Bearer k") == 200
+
+
+async def test_origins_that_are_not_listed(connect: Connect) -> None:
+    listed = await connect(base_url="http://127.0.0.1:8787", cors_origins=("https://a.example",))
+    assert await pinged(listed) == 200
+    assert await pinged(listed, origin="https://a.example") == 200
+    assert await pinged(listed, origin="http://127.0.0.1:8787") == 200
+    for origin in ("https://b.example", "null", "http://[", "https://a.example.evil.example"):
+        assert await pinged(listed, origin=origin) == 403
+    anyone = await connect(base_url="http://127.0.0.1:8787")
+    assert await pinged(anyone, origin="https://b.example") == 200

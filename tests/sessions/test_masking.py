@@ -70,6 +70,8 @@ def test_what_is_secret_of_variables() -> None:
     found = of_variables({"A": "sesame", "B": "on", "C": " p@ss ", "D": key, "E": "    "})
     assert {"sesame", "p@ss", "p%40ss", key.strip(), "MIIabcdefgh"} < set(found)
     assert not {"on", "x=", "", "    "} & set(found)
+    url = {"A": "https://me:se%40same@pip.test/simple"}
+    assert {"me:se%40same", "se%40same", "se@same", "me:****"} < set(of_variables(url))
     assert of_variables({"A": "1" * (SHORTEST - 1)}) == ()
 
 

@@ -173,13 +173,13 @@ async def test_a_database_that_takes_no_writes_is_unhealthy_and_can_be_read(
 async def test_a_node_that_stands_still_in_a_transaction_holds_nobody_up(
     postgres_url: str,
 ) -> None:
-    engine = PostgresRecords(postgres_url)
+    engine = PostgresRecords(postgres_url, stall_seconds=2.5)
 
     def shown(connection: Connection) -> str:
         asked = text("SHOW idle_in_transaction_session_timeout")
         return str(connection.execute(asked).scalar_one())
 
-    assert await engine._read(shown) == "10s"
+    assert await engine._read(shown) == "2500ms"
     await engine.close()
 
 

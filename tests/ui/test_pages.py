@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from era.api.app import create_app
 from era.api.options import Options
+from era.cli.serve import areas
+from era.config import load
 from era.sessions.service import Sessions
-from era.ui.render import indented, size, visible, when
+from era.ui.render import indented, size, static_file, visible, when
 from tests.api.conftest import now_ms
 from tests.ui.conftest import Connect
 from tests.ui.pages import KEY, Page, active, read
@@ -324,6 +326,11 @@ async def test_switched_off_there_is_nothing(sessions: Sessions) -> None:
             assert (await client.get("/uix")).status_code == status
 
 
+def test_the_setting_switches_it_off() -> None:
+    assert [area.prefix for area in areas(load({"ERA_UI": "1"}))] == ["/ui"]
+    assert areas(load({"ERA_UI": "0"})) == ()
+
+
 # --- texts --------------------------------------------------------------------------------------
 
 
@@ -359,3 +366,40 @@ def test_sizes_and_times() -> None:
     ]  # fmt: skip
     assert when(None) == "\u2013"
     assert when(1_761_254_666_901) == "2025-10-23 21:24:26 UTC"
+
+
+# --- colours ------------------------------------------------------------------------------------
+
+
+def luminance(colour: str) -> float:
+    digits = colour.removeprefix("#")
+    digits = "".join(d * 2 for d in digits) if len(digits) == 3 else digits
+    channels = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    red, green, blue = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, two: str) -> float:
+    low, high = sorted((luminance(one), luminance(two)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_can_be_read(scheme: int) -> None:
+    colours = dict(re.findall(r"--([\w-]+): (#\w+)", style().split(":root {")[scheme + 1]))
+    pairs = [(front, back) for front in ("text", "soft", "main") for back in ("page", "card")]
+    pairs += [("text", "code"), ("bad", "code"), ("main-text", "main"), ("bad", "card")]
+    pairs += [(name, f"{name}-back") for name in ("ok", "bad", "warn", "run")]
+    faint = [pair for pair in pairs if contrast(colours[pair[0]], colours[pair[1]]) < 4.5]
+    assert faint == []
+
+
+def style() -> str:
+    return static_file("dashboard.css").decode()
+
+
+def test_contrast_is_measured() -> None:
+    assert round(contrast("#000", "#ffffff"), 2) == 21
+    assert contrast("#777", "#fff") < 4.5 < contrast("#767676", "#fff")

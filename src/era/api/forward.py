@@ -10,7 +10,7 @@ import asyncio
 import time
 from contextlib import suppress
 from functools import wraps
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import h11
@@ -22,6 +22,7 @@ from era.api.answers import CutError, error_answer
 from era.api.peer import HOP_BY_HOP, Headers, Peer, kept
 from era.api.routing import OWN_CORS, REQUEST_ID, Call, Handler
 from era.api.stream import event
+from era.api.tunnel import connection_headers, upgrade_of
 from era.errors import EraError, InternalError, NotFoundError, UnavailableError
 from era.waiting import within
 
@@ -98,6 +99,10 @@ def _counts(call: Call) -> bool:
     return given is not None and given.isascii() and given.isdigit() and len(given) < 3
 
 
+Up = asyncio.Future[None]
+Down = asyncio.Future[h11.InformationalResponse | None]
+
+
 class Passed(Response):
     """What another server answers, as it comes."""
 
@@ -116,32 +121,52 @@ class Passed(Response):
         up = asyncio.ensure_future(self._up(self._call.scope, self._call.receive))
         down = asyncio.ensure_future(self._down(send))
         try:
-            await self._patient(up, down)
+            switched = await self._both(up, down, scope, receive, send)
+            if switched is not None:
+                await self._switched(scope, switched)
+        finally:
+            self._peer.close()
+
+    async def _both(
+        self, up: Up, down: Down, scope: Scope, receive: Receive, send: Send
+    ) -> h11.InformationalResponse | None:
+        """Wait for the end of the answer; what it switches to another protocol by, if it does."""
+        try:
+            return await self._patient(up, down)
         except (OSError, h11.ProtocolError, EOFError) as error:
             _log.warning("another server was lost", address=self._address, exc_info=error)
             await self._broken(scope, receive, send)
+            return None
         finally:
             for task in (up, down):
                 task.cancel()
             await asyncio.gather(up, down, return_exceptions=True)
-            self._peer.close()
 
-    async def _patient(self, up: asyncio.Future[None], down: asyncio.Future[None]) -> None:
+    async def _switched(self, scope: Scope, answer: h11.InformationalResponse) -> None:
+        """Carry what is no HTTP any more, until either side leaves."""
+        tunnel = upgrade_of(scope)
+        if tunnel is not None:
+            headers = kept(answer.headers, _OWN | _ANSWERED_BY_DOOR)
+            headers.append((b"x-request-id", scope[REQUEST_ID].encode()))
+            with suppress(OSError):
+                await tunnel.switch(headers, self._peer)
+
+    async def _patient(self, up: Up, down: Down) -> h11.InformationalResponse | None:
         """Wait for the end of the answer, for as long as the other server has the session."""
         ttl = self._call.sessions.takeover_seconds or CONNECT_SECONDS
         missing = 0
         while not down.done():
-            waiting = {down} if up.done() else {up, down}
+            waiting: set[asyncio.Future[Any]] = {down} if up.done() else {up, down}
             await asyncio.wait(waiting, timeout=ttl / 3, return_when=asyncio.FIRST_COMPLETED)
             if up.done() and up.exception() is None:
-                return  # the client has gone
+                return None  # the client has gone
             if down.done():
                 break
             # Looked at again: an answer may be on its way from one that has just let go of it.
             missing = 0 if await self._is_there() else missing + 1
             if missing > 2:
                 raise EOFError
-        down.result()
+        return down.result()
 
     async def _is_there(self) -> bool:
         try:
@@ -178,14 +203,14 @@ class Passed(Response):
         about = [
             (HOPS, str(self._hops).encode()),
             (b"x-request-id", scope[REQUEST_ID].encode()),
-            (b"connection", b"close"),
+            *connection_headers(scope),
         ]
         if b"transfer-encoding" in names:
             about.append((b"transfer-encoding", b"chunked"))
         return about
 
-    async def _down(self, send: Send) -> None:
-        """Pass the answer on."""
+    async def _down(self, send: Send) -> h11.InformationalResponse | None:
+        """Pass the answer on; what it switches to another protocol by, if it does."""
         while True:
             message = await self._peer.next()
             if isinstance(message, h11.Response):
@@ -204,9 +229,11 @@ class Passed(Response):
                 await send({"type": "http.response.body", "body": body, "more_body": True})
             elif isinstance(message, h11.EndOfMessage):
                 await send({"type": "http.response.body", "body": b""})
-                return
+                return None
             elif not isinstance(message, h11.InformationalResponse):
                 raise EOFError
+            elif message.status_code == 101:
+                return message
 
     def _answer_headers(self, headers: Headers) -> Headers:
         """Without what this server's door adds itself."""

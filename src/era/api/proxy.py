@@ -24,7 +24,7 @@ from era.api.keys import Keys
 from era.api.origin import answer_headers
 from era.api.peer import Headers, Peer, end_to_end, kept
 from era.api.routing import OWN_CORS, REQUEST_ID, Call
-from era.api.tunnel import TUNNEL, Tunnel
+from era.api.tunnel import connection_headers, upgrade_of
 from era.errors import EraError, InputError, UnavailableError
 from era.waiting import ended
 
@@ -163,16 +163,7 @@ def _framing(call: Call) -> Headers:
         headers.append((b"transfer-encoding", b"chunked"))
     elif length is not None:
         headers.append((b"content-length", length.encode("latin-1")))
-    if upgrade_of(call.scope) is None:
-        return [*headers, (b"connection", b"close")]
-    return [*headers, (b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
-
-
-def upgrade_of(scope: Scope) -> Tunnel | None:
-    """The way round HTTP that a request for a WebSocket comes with."""
-    wishes = [value.strip().lower() for name, value in scope["headers"] if name == b"upgrade"]
-    tunnel: Tunnel | None = (scope.get("extensions") or {}).get(TUNNEL)
-    return tunnel if wishes == [b"websocket"] else None
+    return [*headers, *connection_headers(call.scope)]
 
 
 class Live(Response):
@@ -257,13 +248,8 @@ class Live(Response):
         if answer is None or tunnel is None:
             return
         headers = answer_headers(answer.headers, self._target.prefix)
-        own = [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
-        own.append((b"x-request-id", scope[REQUEST_ID].encode()))
-        lines = b"".join(b"%s: %s\r\n" % header for header in (*headers, *own))
-        rest, _closed = self._peer.http.trailing_data
-        tunnel.take()
-        await tunnel.write(b"HTTP/1.1 101 Switching Protocols\r\n%s\r\n%s" % (lines, rest))
-        await tunnel.carry(self._peer.reader, self._peer.writer)
+        headers.append((b"x-request-id", scope[REQUEST_ID].encode()))
+        await tunnel.switch(headers, self._peer)
 
     async def _broken(self, scope: Scope, receive: Receive, send: Send) -> None:
         """There is no (whole) answer."""

@@ -10,6 +10,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
+from starlette.types import Scope
+
+from era.api.peer import Headers, Peer
 from era.waiting import ended
 
 TUNNEL: Final = "era.tunnel"
@@ -55,6 +58,15 @@ class Tunnel:
         self._transport.write(data)
         await self._drain()
 
+    async def switch(self, headers: Headers, peer: Peer) -> None:
+        """Tell the client that `peer` speaks another protocol from now on, and carry that."""
+        own = [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
+        lines = b"".join(b"%s: %s\r\n" % header for header in (*headers, *own))
+        rest, _closed = peer.http.trailing_data
+        self.take()
+        await self.write(b"HTTP/1.1 101 Switching Protocols\r\n%s\r\n%s" % (lines, rest))
+        await self.carry(peer.reader, peer.writer)
+
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry bytes both ways until either side ends or breaks."""
         up = asyncio.ensure_future(self._up(writer))
@@ -73,3 +85,17 @@ class Tunnel:
     async def _down(self, reader: asyncio.StreamReader) -> None:
         while data := await reader.read(_CHUNK):
             await self.write(data)
+
+
+def upgrade_of(scope: Scope) -> Tunnel | None:
+    """The way round HTTP that a request for a WebSocket comes with."""
+    wishes = [value.strip().lower() for name, value in scope["headers"] if name == b"upgrade"]
+    tunnel: Tunnel | None = (scope.get("extensions") or {}).get(TUNNEL)
+    return tunnel if wishes == [b"websocket"] else None
+
+
+def connection_headers(scope: Scope) -> Headers:
+    """What a request passed on says of its connection: that it ends, or what it is to become."""
+    if upgrade_of(scope) is None:
+        return [(b"connection", b"close")]
+    return [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]

@@ -53,10 +53,12 @@ async def open_records(settings: Settings, state: StateDir) -> DatabaseRecords:
         from era.storage.records.sqlite import SqliteRecords
 
         return await asyncio.to_thread(SqliteRecords, state.of("era.db"))
-    from era.storage.records.postgres import PostgresRecords
+    from era.storage.records.postgres import STALL_SECONDS, PostgresRecords
 
     try:
-        return await asyncio.to_thread(PostgresRecords, settings.database_url)
+        # No longer than a lease; but a busy host may well stand still for a few seconds.
+        stall = min(STALL_SECONDS, max(5.0, settings.lease_seconds))
+        return await asyncio.to_thread(PostgresRecords, settings.database_url, stall_seconds=stall)
     except EraError as error:
         hint = "Check ERA_DATABASE_URL, and that the server answers."
         raise _unusable("the database", error, hint) from error

@@ -208,7 +208,9 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
     shell
         Which shell.
     """
-    print(app.generate_completion(prog_name="era", shell=shell))
+    from era.cli.completion import script
+
+    print(script(app, shell))
     return 0
 
 
@@ -397,7 +399,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (error.name or "era").partition(".")[0] == "era":
             raise
         note(
-            f"{error.name} is not installed\n  The server needs more than its clients: era[server]."
+            f"{error.name} is not installed\n"
+            "  The server needs more than its clients: pip install 'era[server]'"
         )
         return CANNOT_START
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ import structlog
 from era import __version__, assemble, logs
 from era.api.app import create_app
 from era.api.options import Bounds, Options
+from era.api.routing import Area
 from era.api.server import BACKLOG, Server
 from era.api.server import server as http_server
 from era.assemble import StartError
@@ -147,8 +148,7 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
     service = await assemble.build(settings, listener.getsockname()[1])
     try:
         stop = asyncio.Event()
-        areas = (dashboard(settings.api_keys),) if settings.dashboard else ()
-        app = create_app(service.sessions, options(settings, stop), areas)
+        app = create_app(service.sessions, options(settings, stop), areas(settings))
         server = http_server(app)
         _on_signals(stop, service.sessions, server)
         ending = asyncio.create_task(_end(stop, service, server, settings.shutdown_grace))
@@ -210,6 +210,11 @@ def options(settings: Settings, stop: asyncio.Event) -> Options:
             max_cpus=settings.max_cpus,
         ),
     )
+
+
+def areas(settings: Settings) -> tuple[Area, ...]:
+    """What is served beside the API."""
+    return (dashboard(settings.api_keys),) if settings.dashboard else ()
 
 
 def _announce(settings: Settings, listener: socket.socket, service: assemble.Service) -> None:

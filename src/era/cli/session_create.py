@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from era.cli import progress
 from era.cli.common import (
@@ -93,21 +93,16 @@ def create(
     wait
         Wait for the setup; exit 1 if it fails.
     """
-    from era.client import Setup
-
-    try:
-        setup = Setup(
-            pip=pip or (),
-            requirements=_file(requirements),
-            npm=npm or (),
-            package_json=_file(package_json),
-            go=go or (),
-            go_mod=_file(go_mod),
-            commands=setup_command or (),
-            env=variables(setup_env, "--setup-env") or {},
-        ).body()
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    setup = _setup_body(
+        pip=pip or (),
+        requirements=_file(requirements),
+        npm=npm or (),
+        package_json=_file(package_json),
+        go=go or (),
+        go_mod=_file(go_mod),
+        commands=setup_command or (),
+        env=variables(setup_env, "--setup-env") or {},
+    )
     body = {
         "language": language,
         "id": id,
@@ -122,19 +117,34 @@ def create(
         "memory_mib": mem,
     }
     body = {name: value for name, value in body.items() if value is not None}
-    with server.open() as era:
-        made = era.request("POST", "/api/sessions", body)
-        failed = False
-        if wait and "setup_status" in made:
-            failed = not _wait(era.session(made["id"]))
-            made = era.request("GET", path(made["id"]))
+    made, well = _made(server, body, wait=wait)
     if common.json:
         print_json(made)
     else:
         for warning in made.get("warnings", ()):
             note(warning)
         print(made["id"])
-    return SETUP_FAILED if failed else 0
+    return 0 if well else SETUP_FAILED
+
+
+def _setup_body(**wanted: Any) -> dict[str, Any]:
+    """The members of a `Setup` as a request has them."""
+    from era.client import Setup
+
+    try:
+        return Setup(**wanted).body()
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _made(server: Server, body: dict[str, Any], *, wait: bool) -> tuple[Any, bool]:
+    """The new session, and whether its setup went well as far as it was waited for."""
+    with server.open() as era:
+        made = era.request("POST", "/api/sessions", body)
+        if not wait or "setup_status" not in made:
+            return made, True
+        well = _wait(era.session(made["id"]))
+        return era.request("GET", path(made["id"])), well
 
 
 def _file(name: str | None) -> str | None:

@@ -45,7 +45,7 @@ class Mirrors:
     def secrets(self) -> tuple[str, ...]:
         """Every credential, as it may show in what installers write; the longest first."""
         urls = (self.pip_index_url, *self.pip_extra_index_urls, self.npm_registry, self.goproxy)
-        found = {part for url in urls for part in _credentials(url or "")}
+        found = {part for url in urls for part in credentials(url or "")}
         lines = (line for line in self.npmrc if not line.startswith("@"))
         found |= {line.partition("=")[2] for line in lines}
         return tuple(sorted(filter(None, found), key=len, reverse=True))
@@ -55,8 +55,8 @@ def _bare(url: str | None) -> str | None:
     return None if url is None else _URL_AUTH.sub("", url)
 
 
-def _credentials(urls: str) -> list[str]:
-    """User and password of each of the URLs, as they stand there and as they are meant."""
+def credentials(urls: str) -> list[str]:
+    """User and password of each of the URLs in a text, as they stand there and as they are meant."""
     found = []
     for auth in _URL_AUTH.findall(urls):
         whole = auth.removesuffix("@")

@@ -344,6 +344,21 @@ def npm_sample(tools: Tools) -> Launch:
     return Launch(argv=argv, env={**env, "NODE_COMPILE_CACHE": NPM_CODE})
 
 
+def python_facts(tools: Tools) -> Launch:
+    """Has uv look at the interpreter, and writes what it notes of it for itself, as a tar."""
+    argv = (tools.bash, "-c", scripts.PYTHON_FACTS, "facts", tools.uv, tools.python)
+    return Launch(argv=argv, env=environment.base(has_layer=False))
+
+
+def knowing(step: Step, facts: Mapping[str, bytes]) -> Step:
+    """The pip step with `facts` (path in uv's cache to content), which spare uv to look; any other
+    as it is."""
+    if step.kind != "pip":
+        return step
+    files = {f"{LAYER_CACHE}/uv/{path}": content for path, content in facts.items()}
+    return replace(step, files={**files, **step.files})
+
+
 def compile_modules(into: str, *, tools: Tools) -> Launch:
     """Compiles the layer's Python modules, of which it runs nothing, into the directory `into`."""
     argv = (tools.bash, "-c", scripts.COMPILE_PYTHON, "compile", tools.python, layout.LAYER, into)

@@ -242,3 +242,11 @@ tar --create --null --no-recursion --files-from=/tmp/new | tar --extract --direc
 """
 """Compiles the Python modules of a layer and copies what is new to another directory, below the same
 names.  Parameters: the interpreter, the layer, the other directory."""
+
+PYTHON_FACTS: Final = r"""
+uv=$1 python=$2
+"$uv" --no-config --offline --quiet --cache-dir /tmp/facts \
+    pip list --python "$python" --no-python-downloads --target /tmp/none >/dev/null || exit
+cd /tmp/facts && exec tar -cf - interpreter-*
+"""
+"""Writes, as a tar, what uv notes of an interpreter in an empty cache.  Parameters: uv, the interpreter."""

@@ -179,6 +179,7 @@ class Attempt:
             deadline=self._deadline,
             layer_bytes=limits.layer_bytes,
             secrets=self._secrets,
+            withheld=bool(limits.mirrors.secrets),
         )
 
     def _direct(self) -> tuple[Step, ...]:
@@ -186,7 +187,7 @@ class Attempt:
         if not may_be_direct(self._spec):
             return ()
         found = steps(self._spec, self._parts.tools, self._limits.mirrors, direct=True)
-        return tuple(step for step in found if step.kind != _COMMANDS)
+        return self._package_layers.quick(step for step in found if step.kind != _COMMANDS)
 
     def _environment(self, step: Step) -> Mapping[str, str]:
         service = self._service if step.kind == _COMMANDS else {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -114,6 +115,8 @@ class Work:
     layer_bytes: int
     secrets: tuple[str, ...] = ()
     """What nobody may read in the output of the steps."""
+    withheld: bool = False
+    """Whether `steps` go without credentials that `direct` have."""
 
 
 class _CodeWantedError(Exception):
@@ -193,13 +196,31 @@ class Installer:
             for step in work.steps:
                 await reporter.begin(step)
                 await _place(box, step)
-                await _run(box, step, work, reporter.tail)
+                try:
+                    await _run(box, step, work, reporter.tail)
+                except StepFailedError:
+                    if work.withheld and step.command is None:
+                        _explain(reporter.tail)
+                    raise
                 reporter.finished.append(step)
             async with self.layers.showing(copied, writable=True) as into:
                 try:
                     await archives.copy_out(box, into, work.layer_bytes)
                 except TooLargeError:
                     raise _too_large(work) from None
+
+
+_UNAUTHORIZED: Final = re.compile(r"\b401\b|\b403\b|\bE40[13]\b")
+_WITHHELD: Final = (
+    b"hint: a mirror asks for a credential. Installers have the operator's only while nothing else has a"
+    b" say: not in a setup with `envs`, and not for what the build of a package asks for.\n"
+)
+
+
+def _explain(tail: Tail) -> None:
+    """Say why a mirror refused what it gives to others: installers only guess."""
+    if any(map(_UNAUTHORIZED.search, tail.texts())):
+        tail.feed("stderr", _WITHHELD)
 
 
 def _too_large(work: Work) -> StepFailedError:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 from urllib.parse import quote
 
+from era.languages.mirrors import credentials
+
 MASK: Final = b"***"
 SHORTEST: Final = 4
 """Characters of a variable's value that counts as a secret.  Shorter ones ("1", "on", "dev") would make
@@ -24,12 +26,14 @@ _TRIES: Final = 64
 
 
 def of_variables(variables: Mapping[str, str]) -> tuple[str, ...]:
-    """What is secret of variables: the values, their longest lines, and how both stand in a URL."""
+    """What is secret of variables: the values, the credentials of URLs among them, their longest lines,
+    and how all that stands in a URL."""
     values = {value.strip() for value in variables.values()}
     lines = {line.strip() for value in values for line in value.splitlines()}
     lines = {line for line in lines - values if len(line) >= _LINE}
     longest = sorted(lines, key=lambda line: (-len(line), line))[:_MOST_LINES]
-    found = {value for value in values if len(value) >= SHORTEST}.union(longest)
+    parts = {part for value in values for part in credentials(value)}
+    found = {secret for secret in values | parts if len(secret) >= SHORTEST}.union(longest)
     return tuple(sorted(found | {quote(secret, safe="") for secret in found}))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -37,6 +38,11 @@ _COPY_SECONDS: Final = 600.0
 _CERTIFICATES: Final = f"{layout.TMP}/.era-certificates.pem"
 """In the box that fetches, which is gone before the program runs."""
 _FULL: Final = b"No space left on device"
+_UNAUTHORIZED: Final = re.compile(rb"\b401\b|\b403\b|Unauthorized", re.IGNORECASE)
+_NO_CREDENTIAL: Final = (
+    b"hint: a registry asks for a credential. Those of the operator are given to the installers of"
+    b" setups alone: name the package in `setup.npm` of a session, and import it as you do.\n"
+)
 
 
 class UnresolvedError(Exception):
@@ -189,4 +195,6 @@ class Modules:
             words += f"error: the modules were not resolved within {seconds} seconds\n".encode()
         elif ended.signal is not None or not words:
             words += b"error: the modules could not be resolved: the resolver was killed\n"
+        elif _UNAUTHORIZED.search(words):
+            words += _NO_CREDENTIAL
         return Exit(exit_code=1, stdout=b"", stderr=words, stderr_truncated=ended.stderr_truncated)

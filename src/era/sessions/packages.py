@@ -7,11 +7,12 @@ taken as it is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
 
+from era.languages.packages import Step, knowing
 from era.sandbox.base import Overlay
 from era.sessions import inventory
 from era.sessions.install import Installer, Reporter, Work
@@ -19,6 +20,7 @@ from era.sessions.layers import LayerLostError, Layers
 from era.sessions.npmcode import NpmCode
 from era.sessions.output import Tail
 from era.sessions.parts import Parts
+from era.sessions.pythonfacts import PythonFacts
 from era.storage.base import LayerRecord
 from era.workspace.failures import settled
 
@@ -44,25 +46,35 @@ class PackageLayers:
         self._installer = Installer(driver=parts.driver, layers=layers)
         self._shared: dict[str, _Shared] = {}
         self._npm = NpmCode(parts.driver, parts.npm_dir, parts.tools) if parts.npm_dir else None
+        self._python = PythonFacts(parts.driver, parts.tools) if parts.npm_dir else None
 
     async def close(self) -> None:
         """Stop what goes on in the background."""
+        if self._python is not None:
+            await self._python.close()
         if self._npm is not None:
             await self._npm.close()
 
     @property
     def busy(self) -> bool:
         """Whether something is done in the background."""
-        return self._npm is not None and self._npm.busy
+        return any(ahead.busy for ahead in (self._npm, self._python) if ahead is not None)
 
-    def make_ready(self) -> None:
+    def make_ready(self, kinds: Collection[str] = ("npm", "pip")) -> None:
         """Make in the background what steps can do without, but are quicker with."""
-        if self._npm is not None:
+        if self._npm is not None and "npm" in kinds:
             self._npm.make_soon()
+        if self._python is not None and "pip" in kinds:
+            self._python.find_soon()
 
     def overlays(self, kinds: Collection[str]) -> tuple[Overlay, ...]:
         """What a box for steps of these kinds gets."""
         return self._npm.overlays() if self._npm is not None and "npm" in kinds else ()
+
+    def quick(self, steps: Iterable[Step]) -> tuple[Step, ...]:
+        """Direct steps, with what is there to make them quicker."""
+        facts = self._python.files if self._python is not None else {}
+        return tuple(knowing(step, facts) for step in steps)
 
     async def find(self, recipe: str, pins: ExitStack) -> LayerRecord | None:
         """A layer of the recipe that is young enough, unpacked; `pins` keeps it from being swept."""
@@ -131,7 +143,6 @@ class PackageLayers:
         """
         kinds = tuple({step.kind: None for step in work.steps})
         async with self._installer.installed(key, work, reporter) as draft:
-            if "npm" in kinds:
-                self.make_ready()  # for the next
+            self.make_ready(kinds)  # for the next
             found = await settled(asyncio.to_thread(inventory.installed, draft, kinds))
             return await self._layers.keep(draft, key, inventory.as_text(found))

@@ -38,7 +38,7 @@ class Parts:
     `layers_dir` is an existing directory of the service's own, on a disk, and so are `programs_dir`,
     for compiled programs, and `modules_dir`, without which deno's modules are not fetched,
     and `kept_vms_dir`, without which no workspace of a deleted VM is kept for the operator;
-    `npm_dir` is for npm's own code, without which npm compiles it each time.
+    `npm_dir` is for npm's own code, without which nothing is prepared for installers.
     `clock` gives unix milliseconds.  `cluster`: there are other servers on the same stores.
     """
 

@@ -5,16 +5,14 @@ A door translates a request into one call here and the answer back; the order of
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 from era import jsontext
 from era.errors import (
     ConflictError,
     EraError,
-    InternalError,
     NotFoundError,
 )
 from era.ids import copy_id, new_session_id
@@ -37,8 +35,9 @@ from era.models import (
 from era.relpath import user_path
 from era.sandbox.base import Connection
 from era.sessions import inward
-from era.sessions.active import Active, Phase, Registry, TextSink
+from era.sessions.active import Phase, Registry, TextSink
 from era.sessions.builds import Builds
+from era.sessions.endings import Endings
 from era.sessions.files import Files, OpenFile
 from era.sessions.layers import Layers
 from era.sessions.modules import Modules
@@ -46,7 +45,7 @@ from era.sessions.nodes import Nodes, OneNode, SharedNodes
 from era.sessions.packages import PackageLayers
 from era.sessions.parts import Parts
 from era.sessions.preparing import Preparing
-from era.sessions.runs import Runs, deleted, lost, shutting_down
+from era.sessions.runs import Runs, shutting_down
 from era.sessions.settings import SessionLimits
 from era.sessions.setups import Setups
 from era.sessions.snapshots import Snapshots
@@ -54,7 +53,6 @@ from era.sessions.specs import sealed_spec, without_envs
 from era.sessions.sweep import Sweeper
 from era.sessions.vms import Vms
 from era.storage.leases import Holder
-from era.waiting import ended
 
 
 class Sessions:
@@ -73,9 +71,12 @@ class Sessions:
         self._builds = Builds(parts.programs_dir, parts.driver, limits.programs)
         snapshots = Snapshots(parts, limits, layers)
         registry = Registry()
+        self._endings = Endings(parts.records, registry)
         self._nodes: Nodes = OneNode()
         if parts.cluster is not None:
-            self._nodes = SharedNodes(parts.cluster, lost=self._lost, activity=registry.activity)
+            self._nodes = SharedNodes(
+                parts.cluster, lost=self._endings.lose, activity=registry.activity
+            )
         preparing = Preparing(self._modules, self._builds, limits.runs.output_bytes)
         self._runs = Runs(parts, limits, snapshots, self._setups, preparing, registry, self._nodes)
         self._sweeper = Sweeper(
@@ -91,8 +92,6 @@ class Sessions:
             parts, limits, self._runs, self._files, self._forget, self._refuse_when_closing
         )
         self._closing = False
-        self._hurried = asyncio.Event()
-        self._ending: set[asyncio.Future[None]] = set()
 
     # -- the service --
 
@@ -110,14 +109,7 @@ class Sessions:
     async def close(self, grace_seconds: float) -> None:
         """Refuse what comes, give runs `grace_seconds` to finish, then end them without a commit."""
         self._closing = True
-        runs = self._runs.registry
-        for run in runs.all():
-            if run.phase is Phase.QUEUED:
-                run.kill(_stopped)
-        await self._grace(grace_seconds)
-        for run in runs.all():
-            run.kill(_stopped)
-        await _all_over(runs.all(), None)
+        await self._endings.stop(grace_seconds)
         await self._parts.trees.close()
         await self._setups.close()
         await self._nodes.close()
@@ -130,15 +122,7 @@ class Sessions:
 
     def hurry(self) -> None:
         """The grace that `close` gives is over."""
-        self._hurried.set()
-
-    async def _grace(self, seconds: float) -> None:
-        over = asyncio.ensure_future(_all_over(self._runs.registry.all(), seconds))
-        hurried = asyncio.ensure_future(self._hurried.wait())
-        try:
-            await asyncio.wait((over, hurried), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await ended((over, hurried))
+        self._endings.hurry()
 
     def make_ready(self) -> None:
         """Make in the background what setups can do without, but are quicker with."""
@@ -189,24 +173,6 @@ class Sessions:
         except EraError as error:
             failed["storage"] = error.text
         return failed
-
-    def _lost(self, session_id: str, uid: int) -> None:
-        """Another node has taken the session, or has deleted it: its runs here are for nothing."""
-        if self._runs.registry.of(uid):
-            task = asyncio.ensure_future(self._end_lost(session_id, uid))
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
-
-    async def _end_lost(self, session_id: str, uid: int) -> None:
-        reason: Callable[[Active], EraError] = lost
-        with suppress(InternalError):
-            try:
-                if (await self._records.get(session_id)).uid != uid:
-                    reason = deleted
-            except NotFoundError:
-                reason = deleted
-        for run in self._runs.registry.of(uid):
-            run.kill(reason)
 
     # -- other servers --
 
@@ -297,10 +263,7 @@ class Sessions:
 
     async def _forget(self, *records: SessionRecord) -> None:
         """End everything that goes on in sessions that are gone; nothing of it can commit."""
-        runs = [run for record in records for run in self._runs.registry.of(record.uid)]
-        for run in runs:
-            run.kill(deleted)
-        await _all_over(tuple(runs), None)
+        await self._endings.delete([record.uid for record in records])
         for record in records:
             if record.setup is not None:
                 await self._setups.cancel(record.uid)
@@ -495,22 +458,3 @@ def _modules(parts: Parts, limits: SessionLimits) -> Modules | None:
     if parts.modules_dir is None:
         return None
     return Modules(parts.modules_dir, parts.driver, parts.tools, limits.modules)
-
-
-def _stopped(run: Active) -> EraError:
-    if run.phase is Phase.QUEUED:
-        return shutting_down(message="the run had not begun")
-    output = run.output
-    return shutting_down(
-        message="the run was ended before its program had; nothing of it was kept",
-        run_id=run.run_id,
-        stdout=output.text("stdout"),
-        stderr=output.text("stderr"),
-    )
-
-
-async def _all_over(runs: tuple[Active, ...], timeout_seconds: float | None) -> None:
-    """Wait until nothing of the runs is left, or the time is up."""
-    tasks = [run.task for run in runs if run.task is not None]
-    if tasks:
-        await asyncio.wait(tasks, timeout=timeout_seconds)

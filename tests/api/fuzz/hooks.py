@@ -43,7 +43,7 @@ def documented_codes(_context: Any, response: Any, case: Any) -> None:
         return
     if response.status_code in (405, 404) and case.operation.method.upper() != case.method.upper():
         return
-    if _is_of_agents(case) and response.status_code == 400:
+    if _is_of_agents(case) and response.status_code in (400, 403):
         return
     if response.headers.get("x-era-exit-code"):  # it is stored code that answers
         return

@@ -11,17 +11,26 @@ from starlette.responses import Response
 
 from era import jsontext
 from era.api import body, schemas
+from era.api.answers import json_answer
 from era.api.answers_parts import RpcAnswer
 from era.api.body import unless_gone
 from era.api.forward import where_it_is, where_it_runs
+from era.api.rebinding import why_not
 from era.api.routing import Call, Handler, Operation
 from era.errors import EraError, NotFoundError
 from era.ids import is_session_id
 from era.mcp.schemas import ENDS_THERE, RUNS_THERE
 
+_NOT_FOR_YOU: Final = -32000
+"""Of the numbers that JSON-RPC leaves to servers."""
+
 
 async def agent(call: Call) -> Response | None:
     """Answer an agent."""
+    refused = why_not(call)
+    if refused is not None:
+        error = {"code": _NOT_FOR_YOU, "message": refused}
+        return json_answer({"jsonrpc": "2.0", "id": None, "error": error}, 403)
     if call.sessions.takeover_seconds is None:
         return await _answer(call)
     content = await body.read_bytes(
@@ -100,6 +109,7 @@ OPERATIONS: Final = tuple(
         others={
             202: ("A notification, which has no answer.", None),
             400: ("What is no JSON-RPC, or asks for what is not there.", RpcAnswer),
+            403: ("By a name or from an origin that is not the server's.", RpcAnswer),
         },
         errors=("body_too_large", "server_busy", "not_implemented"),
     )

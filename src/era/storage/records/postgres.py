@@ -38,15 +38,8 @@ manual, appendix A and section 13.5): the second time it is found."""
 _FULL: Final = frozenset({"53100", "53000"})
 _MIGRATING: Final = 0x657261
 """The advisory lock of whoever brings the schema up to date."""
-_OPTIONS: Final = " ".join(
-    f"-c {name}={value}"
-    for name, value in {
-        # A node that stands still in the middle of a transaction must not hold the others up.
-        "idle_in_transaction_session_timeout": "10s",
-        "lock_timeout": "30s",
-        "timezone": "UTC",
-    }.items()
-)
+STALL_SECONDS: Final = 10.0
+"""A node that stands still in the middle of a transaction holds the others up no longer."""
 
 T = TypeVar("T")
 
@@ -54,17 +47,20 @@ T = TypeVar("T")
 class PostgresRecords(DatabaseRecords):
     """Keeps `era.storage.base.Records` in the database at `url` (`postgresql://...`), which exists.
 
-    Blocks until it is reached and of the right schema.
+    Blocks until it is reached and of the right schema.  The database ends a transaction of this node
+    that does nothing for `stall_seconds`.
 
     Raises:
         InternalError: it cannot be reached, is not UTF-8, or is of a newer version.
         UnavailableError: `storage_full`.
     """
 
-    def __init__(self, url: str, *, connections: int = CONNECTIONS) -> None:
+    def __init__(
+        self, url: str, *, connections: int = CONNECTIONS, stall_seconds: float = STALL_SECONDS
+    ) -> None:
         self._pool: Final = ThreadPoolExecutor(connections, thread_name_prefix="era-records")
         self._closed = False
-        engine = _engine(url, connections)
+        engine = _engine(url, connections, stall_seconds)
         self._writer: Final = engine.execution_options(isolation_level="READ COMMITTED")
         self._reader: Final = engine.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
@@ -100,7 +96,7 @@ class PostgresRecords(DatabaseRecords):
         return await asyncio.wrap_future(job)
 
 
-def _engine(url: str, connections: int) -> Engine:
+def _engine(url: str, connections: int, stall_seconds: float) -> Engine:
     try:
         parsed = make_url(url)
     except SQLAlchemyError as error:
@@ -115,14 +111,25 @@ def _engine(url: str, connections: int) -> Engine:
             "connect_timeout": 10,
             "application_name": "era",
             "client_encoding": "utf8",
-            "options": _OPTIONS,
+            "options": _options(stall_seconds),
             "keepalives_idle": 30,
             "keepalives_interval": 10,
             "keepalives_count": 3,
+            # Keepalives say nothing while a request has not been acknowledged.
+            "tcp_user_timeout": 60_000,
             # What runs often is planned once for each connection.
             "prepare_threshold": 2,
         },
     )
+
+
+def _options(stall_seconds: float) -> str:
+    settings = {
+        "idle_in_transaction_session_timeout": f"{int(stall_seconds * 1000)}ms",
+        "lock_timeout": "30s",
+        "timezone": "UTC",
+    }
+    return " ".join(f"-c {name}={value}" for name, value in settings.items())
 
 
 def _call(unit: Callable[..., R], args: Any, kwargs: Any, connection: Connection) -> R:

@@ -15,7 +15,8 @@ from era.errors import InternalError, UnavailableError
 _SECONDS: Final = 120.0
 _BLOCK: Final = 1 << 20
 _TRIES: Final = 3
-_FULL: Final = (413, 507)
+_TOO_LARGE: Final = 413
+_FULL: Final = 507
 
 Body = bytes | Callable[[], Iterator[bytes]]
 """Bytes, or what gives them from the beginning each time it is called."""
@@ -133,7 +134,10 @@ class StateClient:
 
 
 def _checked(reply: Reply) -> Reply:
-    if reply.status in _FULL:
+    if reply.status == _TOO_LARGE:
+        message = "one change is more than the platform takes at once: change fewer files in a run"
+        raise UnavailableError("storage_full", message=message)
+    if reply.status == _FULL:
         raise UnavailableError("storage_full")
     if reply.status >= 500 or reply.status in (401, 403):
         raise InternalError(text=f"the state of sessions cannot be used (status {reply.status})")
