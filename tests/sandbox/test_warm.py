@@ -6,8 +6,7 @@ import asyncio
 import os
 import resource
 import signal
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -20,7 +19,6 @@ import era.sandbox.namespaces.run
 from era import layout
 from era.errors import InternalError
 from era.languages.environment import LAYER_PYTHON
-from era.languages.table import PYTHON_ENTRY
 from era.runtimes import Runtimes
 from era.sandbox.base import Bind, BoxSpec, Overlay, Warm
 from era.sandbox.namespaces import pool
@@ -237,49 +235,6 @@ def standing(driver: Standing) -> list[Process]:
             if b".era_main.py" in file.read():
                 found.append(child)
     return found
-
-
-MANY = """
-import os, time
-children = [os.fork() or time.sleep(98765) for _ in range({number})]
-while not os.path.exists("go"): time.sleep(0.01)
-for child in children: os.kill(child, 9)
-print("done")
-"""
-
-
-async def run_many(ready: Ready, number: int, until_then: Callable[[], bool]) -> None:
-    """A program with so many children, which ends once `until_then` says so."""
-    driver, runtimes = ready
-    await driver.fill(2)
-    async with driver.box(SPEC) as box:
-        place(box, {os.path.basename(PYTHON_ENTRY): MANY.format(number=number).encode()})
-        running = asyncio.create_task(box.run(python_program(runtimes)))
-        async with asyncio.timeout(60):
-            while not (running.done() or until_then()):
-                await asyncio.sleep(0.01)
-        assert not running.done(), running.result()
-        os.close(os.open("go", os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=box.workspace_fd))
-        ended = await running
-        assert (ended.exit_code, ended.stdout) == (0, b"done\n")
-
-
-@pytest.mark.anyio
-@pytest.mark.skipif(not ROOT, reason="without cgroups nobody counts a box's processes")
-async def test_who_has_many_processes_keeps_its_interpreter_to_itself(ready: Ready) -> None:
-    driver, _ = ready
-    (shared,) = standing(driver)
-    await run_many(ready, 20, lambda: len(standing(driver)) == 2 and driver.waiting == 2)
-    await recovered(ready, shared)
-
-
-@pytest.mark.anyio
-async def test_who_has_a_few_shares_it(ready: Ready) -> None:
-    driver, _ = ready
-    (shared,) = standing(driver)
-    since = time.monotonic()
-    await run_many(ready, 5, lambda: time.monotonic() - since > 0.5)
-    assert standing(driver) == [shared]
 
 
 async def one_stands(driver: Standing) -> None:

@@ -31,7 +31,6 @@ from era.sandbox.base import (
     RootImage,
     Warm,
 )
-from era.sandbox.namespaces import crowds
 from era.sandbox.namespaces.cgroups.base import Cgroups, Group
 from era.sandbox.namespaces.dial import EGRESS_PORTS, Calls, connected
 from era.sandbox.namespaces.memfile import sealed
@@ -280,19 +279,12 @@ class NamespacesDriver:
                     box.launcher.give_up()
             prepared.group.mark()
             run.go(program, start, sink)
-            with crowds.watched(prepared.group, lambda: self._crowded(prepared.standing)):
-                await run.until_end(stop)
+            await run.until_end(stop)
             if not run.begun and not stop.is_set():
                 raise NeverBegun()
             return await run.result(self.unenforced)
         finally:
             box.end(self._behind(self.finish(run)))
-
-    def _crowded(self, standing: str) -> None:
-        self.pool.crowded(standing)
-        for it in self._ready.values():
-            if it.standing == standing and not it.run.ready.done():
-                it.run.kill()  # the pool waits for it, and what forks it may be long about it
 
     async def _ensure_launcher(self) -> Launcher:
         async with self._starting:

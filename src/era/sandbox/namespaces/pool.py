@@ -34,8 +34,6 @@ start of about 60 ms."""
 _PATIENCE_SECONDS: Final = 0.02
 """While there is enough, the next box is made when no program that would be slowed by it has just
 begun; a program that takes longer is not a short one."""
-_STEADY_SECONDS: Final = 1.0
-"""An interpreter stands at least so long before it is replaced for a crowd's sake."""
 _RETRY_SECONDS: Final = 1.0
 _LONGEST_RETRY_SECONDS: Final = 60.0
 ANY: Final = "any"
@@ -108,7 +106,6 @@ class _Shelf:
     forks: int = 0
     failures: int = 0
     not_before: float = 0.0
-    stood_at: float = 0.0
 
     @property
     def name(self) -> str:
@@ -182,17 +179,6 @@ class Pool:
                     _log.warning("interpreter lost", interpreter=shelf.warm.name)
                     shelf.failed(asyncio.get_running_loop().time())
         self._wanted.set()
-
-    def crowded(self, name: str) -> None:
-        """The processes of a box that the interpreter `name` began are a crowd: see `crowds`."""
-        standing = (it for it in self._shelves.values() if it.warm.readiness is Readiness.STANDING)
-        for shelf in standing:
-            if shelf.name == name and shelf.state is _State.UP:
-                shelf.state = _State.DOWN
-                shelf.not_before = max(shelf.not_before, shelf.stood_at + _STEADY_SECONDS)
-                while shelf.waiting:
-                    self._throw_away(shelf.waiting.popleft())
-                self._wanted.set()
 
     def launcher_lost(self) -> None:
         """Every standing interpreter is gone."""
@@ -282,7 +268,6 @@ class Pool:
         shelf.generation += 1
         shelf.forks = 0
         shelf.state = _State.STARTING
-        shelf.stood_at = asyncio.get_running_loop().time()
         try:
             await self._start(shelf.warm, shelf.name)
         except EraError:
@@ -292,10 +277,6 @@ class Pool:
 
     async def _add(self, shelf: _Shelf) -> bool:
         prepared = await self._make(shelf.warm, shelf.name)
-        if shelf.state is not _State.UP:  # its interpreter is to be replaced, or was lost
-            if prepared is not None:
-                self._throw_away(prepared)
-            return True
         if prepared is None:
             return False
         shelf.waiting.append(prepared)
@@ -303,6 +284,6 @@ class Pool:
             self._throw_away(shelf.waiting.popleft())
         shelf.failures = 0
         shelf.forks += 1
-        if shelf.worn:
+        if shelf.worn and shelf.state is _State.UP:
             shelf.state = _State.DOWN
         return True

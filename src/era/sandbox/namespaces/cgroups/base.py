@@ -36,10 +36,6 @@ class Group(Protocol):
     def unbind(self) -> None:
         """No CPU limit any more: the box is to end, and dying processes need the processor too."""
 
-    def processes(self) -> int | None:
-        """How many it has, process 1 among them, a dead one until it is reaped; None where the host
-        cannot tell.  Raises OSError when the group is gone."""
-
     def alone(self) -> bool:
         """Whether there is certainly no process in the group but process 1 of the box."""
 

@@ -18,10 +18,6 @@ class NoGroup:
     def unbind(self) -> None:
         """Nothing was bounded."""
 
-    def processes(self) -> int | None:
-        """Nobody can tell."""
-        return None
-
     def alone(self) -> bool:
         """Nobody can tell."""
         return False

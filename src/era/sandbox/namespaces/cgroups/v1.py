@@ -142,17 +142,13 @@ class GroupV1:
         self._limits = None
         write(f"{self._paths['cpu']}/cpu.cfs_quota_us", "-1")
 
-    def processes(self) -> int:
-        """See `Group` (pids.rst)."""
-        return int(self._tell("pids.current"))
-
     def alone(self) -> bool:
-        """See `Group`."""
-        return self.processes() <= FIRST
+        """See `Group`.  A process counts until it is reaped (pids.rst)."""
+        return int(self._tell("pids.current")) <= FIRST
 
     def empty(self) -> bool:
         """See `Group`."""
-        return self.processes() == 0
+        return int(self._tell("pids.current")) == 0
 
     def mark(self) -> None:
         """See `Group`.  Writing 0 resets both figures (memory.rst, cpuacct.rst)."""

@@ -58,17 +58,16 @@ class GroupV2:
         """See `Group`."""
         write(f"{self._path}/cpu.max", f"max {_PERIOD_US}")
 
-    def processes(self) -> int:
-        """See `Group` (cgroup-v2.rst, PID)."""
-        return int(read(f"{self._path}/pids.current"))
-
     def alone(self) -> bool:
-        """See `Group`."""
-        return self.processes() <= FIRST
+        """See `Group`.  A process counts until it is reaped (cgroup-v2.rst, PID)."""
+        return self._processes() <= FIRST
 
     def empty(self) -> bool:
         """See `Group`."""
-        return self.processes() == 0
+        return self._processes() == 0
+
+    def _processes(self) -> int:
+        return int(read(f"{self._path}/pids.current"))
 
     def mark(self) -> None:
         """See `Group`.  The peak can be reset since Linux 6.12, for who reads it by the descriptor that
