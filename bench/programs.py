@@ -73,6 +73,9 @@ def job(
 
 
 def _overlays(started: Launch, go_cache: str | None) -> tuple[Overlay, ...]:
+    """What the service lays over the image for this language (`sessions/snapshots.py`)."""
+    if started.uses_deno_cache:
+        return (Overlay(target=environment.DENO_CACHE),)
     if not started.uses_go_cache:
         return ()
     lowers = () if go_cache is None else (go_cache,)
