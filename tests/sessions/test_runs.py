@@ -696,6 +696,19 @@ async def test_a_program_that_has_ended_is_kept_whoever_comes_then(
 # --- queues --------------------------------------------------------------------------------------
 
 
+async def test_the_bound_holds_for_runs_that_come_at_once(world: World, tmp_path: Any) -> None:
+    await world.restart(queues=replace(world.limits.queues, waiting_per_session=2))
+    await world.create()
+    gate = str(tmp_path / "gate")
+    tasks = [asyncio.create_task(world.run(wait_for(gate))) for _ in range(7)]
+    await until(lambda: sum(task.done() for task in tasks) == 4)
+    open(gate, "w").close()
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    refused = [error for error in ended if isinstance(error, EraError)]
+    assert [error.code for error in refused] == ["session_queue_full"] * 4
+    assert sum(not isinstance(one, BaseException) for one in ended) == 3
+
+
 async def test_the_queue_of_a_session_is_bounded_on_arrival(world: World, tmp_path: Any) -> None:
     await world.restart(queues=replace(world.limits.queues, waiting_per_session=2))
     await world.create()

@@ -81,14 +81,18 @@ class Queues:
         """Runs that wait for anything, on the whole server."""
         return self._waiting
 
-    def check(self, key: int | None) -> None:
-        """Whether one more run may come, for the session with the uid `key`, or for none.
+    def check(self, key: int | None, accepted: int = 0) -> None:
+        """Whether one more run may come, for the session with the uid `key`, or for none.  `accepted`
+        are those of the session that are not over: many at once are all on their way to the queue.
 
         Raises:
             BusyError: `session_queue_full` or `server_busy`.
         """
         queue = self._sessions.get(key) if key is not None else None
-        if queue is not None and queue.waiting >= self._limits.waiting_per_session:
+        waiting = queue.waiting if queue is not None else 0
+        if max(waiting, accepted - 1) >= self._limits.waiting_per_session and (
+            queue is not None or accepted
+        ):
             raise BusyError("session_queue_full")
         if (queue is None or queue.free) and self._slots.free:
             return

@@ -122,7 +122,7 @@ class Runs:
             refuse_stopped(record)
             if not request.wait_for_setup:
                 refuse_unfinished(record)
-            self._queues.check(record.uid)
+            self._queues.check(record.uid, len(self.registry.of(record.uid)))
             run = self._start(record, request, sink, epoch)
             if accepted is not None:
                 accepted()
