@@ -29,7 +29,6 @@ def test_four_bombs_at_once_and_a_neighbour_is_served(server: Served) -> None:
             served += 1
         ended = {kind: one.result() for kind, one in exploding.items()}
     assert served > 3
-    assert ended["processes"]["timed_out"]
-    assert ended["memory"]["oom_killed"] or ended["memory"]["timed_out"]
-    assert ended["disk"]["timed_out"]
+    for kind in ("processes", "memory", "disk"):  # many processes are much memory, too
+        assert ended[kind]["oom_killed"] or ended[kind]["timed_out"], ended[kind]
     assert ended["output"]["stdout_truncated"]
