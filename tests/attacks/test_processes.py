@@ -40,7 +40,9 @@ def test_a_bomb_ends_at_the_deadline(server: Served, kind: str) -> None:
         else:
             code = BOMB.format(PYTHON_BOMBS[kind])
             ended = server.attack(lambda: session.run(code, timeout=1))
-    assert (ended["exit_code"], ended["timed_out"], ended["oom_killed"]) == (124, True, False)
+    end = (ended["exit_code"], ended["timed_out"], ended["oom_killed"])
+    # So many interpreters are about as much memory as a run may have.
+    assert end == (124, True, False) or (kind == "fork" and end == (137, False, True))
 
 
 @pytest.mark.parametrize("code", [programs.FORKS, programs.THREADS], ids=["forks", "threads"])
