@@ -72,7 +72,9 @@ async def test_processes_are_counted(driver: NamespacesDriver, code: str) -> Non
 async def test_a_fork_bomb_ends_at_the_deadline(driver: NamespacesDriver, script: str) -> None:
     program = shell(TOOLS, script, timeout_seconds=1.0, grace_seconds=0.2)
     ended = await attack(driver, program)
-    assert (ended.exit_code, ended.timed_out) == (124, True)
+    end = (ended.exit_code, ended.timed_out, ended.oom_killed)
+    # So many processes may be as much memory as a run may have.
+    assert end in ((124, True, False), (137, False, True))
 
 
 # --- memory ----------------------------------------------------------------------------------------
