@@ -89,10 +89,8 @@ class Queues:
             BusyError: `session_queue_full` or `server_busy`.
         """
         queue = self._sessions.get(key) if key is not None else None
-        waiting = queue.waiting if queue is not None else 0
-        if max(waiting, accepted - 1) >= self._limits.waiting_per_session and (
-            queue is not None or accepted
-        ):
+        waiting = max(-1 if queue is None else queue.waiting, accepted - 1)
+        if waiting >= self._limits.waiting_per_session:
             raise BusyError("session_queue_full")
         if (queue is None or queue.free) and self._slots.free:
             return
